@@ -1,0 +1,1 @@
+"""Feast: feature definitions, point-in-time training sets, materialisation and online reads."""

@@ -1,0 +1,1 @@
+"""How data gets in: sources, the simulator, the event log and its exactly-once load."""

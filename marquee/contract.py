@@ -1,0 +1,323 @@
+"""Every schema and name that crosses a border, written once.
+
+A *table* is a grain plus ordered columns. Sources produce the raw tables, dbt turns them into the marts,
+Feast serves the feature tables, Great Expectations checks both borders, the ranker reads ``RANKER_FEATURES``
+in order. ``tests/contract`` proves that each of those agrees with this file and counts what it compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+ColumnType = Literal["string", "int", "float", "bool", "timestamp", "date"]
+
+SQL_TYPES: Final[dict[str, str]] = {
+    "string": "varchar",
+    "int": "bigint",
+    "float": "double",
+    "bool": "boolean",
+    "timestamp": "timestamp",
+    "date": "date",
+}
+"""Contract type → DuckDB type. Timestamps are UTC, without a zone, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, type, whether it must be present, and what it means (with its unit)."""
+
+    name: str
+    type: ColumnType
+    required: bool = False
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: name, grain ("One row per …"), key columns and ordered columns."""
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column:
+        """The column called ``name``; ``KeyError`` when the table has none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"table {self.name} has no column {name}")
+
+
+EVENT_KINDS: Final = ("page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "other")
+"""What a visitor can do. ``impression`` and ``click`` are about banners, ``order`` and ``return`` about one product line."""
+
+BANNER_KINDS: Final = ("impression", "click")
+PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
+DEVICES: Final = ("desktop", "mobile", "tablet", "unknown")
+CAMPAIGN_STATUSES: Final = ("active", "paused")
+SLATE_LIMIT: Final = 50
+"""Most banners one request may ask for."""
+
+
+# --- raw tables: what a source yields -----------------------------------------------------------------------
+
+EVENTS = Table(
+    "events",
+    "One row per thing a visitor did, as reported by one source.",
+    ("event_id",),
+    (
+        Column("event_id", "string", True, "Unique over all sources; a repeated id is the same event."),
+        Column("kind", "string", True, "One of EVENT_KINDS."),
+        Column("occurred_at", "timestamp", True, "When it happened, UTC."),
+        Column("visitor_id", "string", True, "Cookie-scoped visitor."),
+        Column("customer_id", "string", about="Known buyer, where the source says so."),
+        Column("session_id", "string", about="The source's own session, where it has one."),
+        Column("product_id", "string", about="Product concerned; required for product kinds."),
+        Column("banner_id", "string", about="Banner concerned; required for banner kinds."),
+        Column("placement_id", "string", about="Where the banner stood; required for impressions."),
+        Column("position", "int", about="Place in the slate, from 0."),
+        Column("request_id", "string", about="The request that the slate answered."),
+        Column("impression_id", "string", about="Joins a click to its impression; required for impressions."),
+        Column("order_id", "string", about="Order or invoice number."),
+        Column("page", "string", about="Page path."),
+        Column("quantity", "float", about="Units ordered or returned, > 0."),
+        Column("amount", "float", about="Value of the line in the shop's currency, >= 0."),
+        Column("device", "string", about="One of DEVICES."),
+        Column("country", "string"),
+        Column("referrer", "string"),
+        Column("arm", "string", about="Experiment arm that chose the banner."),
+        Column("policy", "string", about="Logging policy that drew the slate."),
+        Column("propensity", "float", about="Probability of this banner at this position given those above it, in (0, 1]."),
+        Column("features", "string", about="JSON object: the ranker's inputs as of the impression."),
+    ),
+)
+
+PRODUCTS = Table(
+    "products",
+    "One row per product.",
+    ("product_id",),
+    (
+        Column("product_id", "string", True),
+        Column("category_id", "string"),
+        Column("title", "string"),
+        Column("price", "float", about="Current price, >= 0."),
+        Column("is_available", "bool"),
+    ),
+)
+
+PRODUCT_PROPERTIES = Table(
+    "product_properties",
+    "One row per product, property and moment from which the value holds.",
+    ("product_id", "property", "valid_from_at"),
+    (
+        Column("product_id", "string", True),
+        Column("property", "string", True),
+        Column("value", "string", True),
+        Column("valid_from_at", "timestamp", True),
+    ),
+)
+
+CATEGORIES = Table(
+    "categories",
+    "One row per product category.",
+    ("category_id",),
+    (
+        Column("category_id", "string", True),
+        Column("parent_id", "string", about="Empty at the root."),
+        Column("title", "string"),
+    ),
+)
+
+CAMPAIGNS = Table(
+    "campaigns",
+    "One row per campaign.",
+    ("campaign_id",),
+    (
+        Column("campaign_id", "string", True),
+        Column("title", "string"),
+        Column("starts_at", "timestamp", True, "First moment it may be shown, UTC."),
+        Column("ends_at", "timestamp", True, "First moment it may no longer be shown, UTC."),
+        Column("status", "string", True, "One of CAMPAIGN_STATUSES."),
+    ),
+)
+
+BANNERS = Table(
+    "banners",
+    "One row per banner.",
+    ("banner_id",),
+    (
+        Column("banner_id", "string", True),
+        Column("campaign_id", "string", True),
+        Column("title", "string"),
+        Column("landing_category_id", "string"),
+        Column("created_at", "timestamp"),
+    ),
+)
+
+BANNER_PLACEMENTS = Table(
+    "banner_placements",
+    "One row per banner and placement where it may stand.",
+    ("banner_id", "placement_id"),
+    (Column("banner_id", "string", True), Column("placement_id", "string", True)),
+)
+
+CREATIVES = Table(
+    "creatives",
+    "One row per creative, one drawing of a banner.",
+    ("creative_id",),
+    (
+        Column("creative_id", "string", True),
+        Column("banner_id", "string", True),
+        Column("title", "string"),
+    ),
+)
+
+BANNER_PRODUCTS = Table(
+    "banner_products",
+    "One row per banner, creative and product that it promotes.",
+    ("banner_id", "creative_id", "product_id"),
+    (
+        Column("banner_id", "string", True),
+        Column("creative_id", "string", True),
+        Column("product_id", "string", True),
+    ),
+)
+
+RAW_TABLES: Final[dict[str, Table]] = {
+    table.name: table
+    for table in (
+        EVENTS,
+        PRODUCTS,
+        PRODUCT_PROPERTIES,
+        CATEGORIES,
+        CAMPAIGNS,
+        BANNERS,
+        BANNER_PLACEMENTS,
+        CREATIVES,
+        BANNER_PRODUCTS,
+    )
+}
+
+# --- feature tables and training rows: what dbt hands to Feast and to training ------------------------------
+
+VISITOR_FEATURES = Table(
+    "visitor_features",
+    "One row per visitor and day on which the visitor was active, as known at the next midnight.",
+    ("visitor_id", "feature_at"),
+    (
+        Column("visitor_id", "string", True),
+        Column("feature_at", "timestamp", True, "Midnight after the day; nothing later than it went in."),
+        Column("last_seen_at", "timestamp", True),
+        Column("view_count_28d", "float", True),
+        Column("cart_count_28d", "float", True),
+        Column("order_count_28d", "float", True),
+        Column("order_count_365d", "float", True),
+        Column("order_amount_365d", "float", True),
+        Column("active_day_count_28d", "float", True),
+        Column("visitor_impression_count_365d", "float", True),
+        Column("visitor_click_count_365d", "float", True),
+        Column("category_affinity", "string", True, "Category shares of decayed interest, JSON object, largest 30."),
+    ),
+)
+
+BANNER_FEATURES = Table(
+    "banner_features",
+    "One row per banner and day of its life, as known at the next midnight.",
+    ("banner_id", "feature_at"),
+    (
+        Column("banner_id", "string", True),
+        Column("feature_at", "timestamp", True, "Midnight after the day; nothing later than it went in."),
+        Column("banner_impression_count_28d", "float", True),
+        Column("banner_click_count_28d", "float", True),
+    ),
+)
+
+BANNER_CATALOGUE = Table(
+    "banner_catalogue",
+    "One row per banner with what eligibility and scoring need to know of it.",
+    ("banner_id",),
+    (
+        Column("banner_id", "string", True),
+        Column("campaign_id", "string", True),
+        Column("title", "string", True),
+        Column("starts_at", "timestamp", True),
+        Column("ends_at", "timestamp", True),
+        Column("status", "string", True),
+        Column("placements", "string", True, "JSON list of placement ids; empty means any."),
+        Column("product_count", "int", True),
+        Column("mean_price", "float", True, "Mean price of its products, 0 when unknown."),
+        Column("category_mix", "string", True, "Shares of its products by category, JSON object, largest 30."),
+    ),
+)
+
+TRAINING_ROWS = Table(
+    "training_rows",
+    "One row per impression of a known banner, with its label and its context.",
+    ("impression_id",),
+    (
+        Column("impression_id", "string", True),
+        Column("visitor_id", "string", True),
+        Column("banner_id", "string", True),
+        Column("campaign_id", "string", True),
+        Column("session_id", "string", True),
+        Column("impressed_at", "timestamp", True),
+        Column("label_known_at", "timestamp", True, "From then on a click no longer counts; labels are final."),
+        Column("placement_id", "string", True),
+        Column("position", "int", True),
+        Column("device", "string", True),
+        Column("policy", "string", True),
+        Column("propensity", "float", False, "Empty where the source logged none."),
+        Column("is_clicked", "bool", True),
+    ),
+)
+
+MART_TABLES: Final[dict[str, Table]] = {
+    table.name: table for table in (VISITOR_FEATURES, BANNER_FEATURES, BANNER_CATALOGUE, TRAINING_ROWS)
+}
+
+# --- the ranker ---------------------------------------------------------------------------------------------
+
+RANKER_FEATURES: Final = (
+    "view_count_28d",
+    "cart_count_28d",
+    "order_count_28d",
+    "order_count_365d",
+    "order_amount_365d",
+    "active_day_count_28d",
+    "visitor_impression_count_365d",
+    "visitor_click_count_365d",
+    "visitor_click_rate",
+    "hours_since_seen",
+    "banner_impression_count_28d",
+    "banner_click_rate",
+    "product_count",
+    "mean_price",
+    "affinity_match",
+    "affinity_cosine",
+    "placement",
+    "position",
+    "device",
+    "hour_of_day",
+    "day_of_week",
+)
+"""The ranker's inputs in order. A bundle refuses to load when its own list differs."""
+
+
+def feature_hash(features: tuple[str, ...] = RANKER_FEATURES) -> str:
+    """Short fingerprint of an ordered feature list."""
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]
+
+
+# --- assets: what one DAG announces and the next waits for --------------------------------------------------
+
+RAW_EVENTS_ASSET: Final = "marquee_raw_events"
+TRAINING_ROWS_ASSET: Final = "marquee_training_rows"
+BUNDLE_ASSET: Final = "marquee_bundle"

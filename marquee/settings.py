@@ -1,0 +1,140 @@
+"""All settings in one frozen object, from ``MARQUEE_*`` variables and an optional ``marquee.toml``.
+
+Environment wins over the file. An unknown key in either is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from marquee.errors import SettingsError
+
+PREFIX = "MARQUEE_"
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout, where ``dbt_project/`` and ``dags/`` stand beside the packages."""
+
+
+class Settings(BaseSettings):
+    """One installation's settings. All of its state lives under ``home``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(Path(".marquee"), description="Folder that holds all state of the installation.")
+    data: Path | None = Field(None, description="Folder with public data sets; tests that need one look here.")
+    source: str = Field("simulator", description="Source that the ingest DAG reads when it is not told another.")
+    source_path: Path | None = Field(None, description="Path of that source's files.")
+    seed: int = Field(7, ge=0, description="Seed of the simulator and of training.")
+    events: int = Field(60_000, ge=1_000, le=10_000_000, description="Size of the simulated log, in events.")
+    dbt_target: str = Field("duckdb", pattern="^(duckdb|postgres|spark)$", description="Which dbt target to build on.")
+    service_host: str = Field("127.0.0.1", description="Address the service binds.")
+    service_port: int = Field(3000, ge=1, le=65535, description="Port of the service.")
+    as_of: datetime | None = Field(None, description="Serve as if it were this moment (UTC); for replays and demos.")
+    attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
+    exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over eligible banners.")
+    candidates: int = Field(50, ge=1, description="Banners that retrieval hands to the ranker.")
+    quiet: bool = Field(False, description="No progress bars.")
+
+    @property
+    def warehouse(self) -> Path:
+        """The DuckDB file."""
+        return self.home / "warehouse.duckdb"
+
+    @property
+    def log(self) -> Path:
+        """The event log's folder."""
+        return self.home / "log"
+
+    @property
+    def quarantine(self) -> Path:
+        """Batches that a gate refused."""
+        return self.home / "quarantine"
+
+    @property
+    def features(self) -> Path:
+        """Feast's registry, offline files and online store."""
+        return self.home / "features"
+
+    @property
+    def reports(self) -> Path:
+        """Data docs, plots and evaluation reports."""
+        return self.home / "reports"
+
+    @property
+    def bentos(self) -> Path:
+        """BentoML's stores."""
+        return self.home / "bentoml"
+
+    @property
+    def registry(self) -> Path:
+        """The record of promotions."""
+        return self.home / "registry.sqlite"
+
+
+def load_settings(home: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings; arguments win over the environment, the environment over ``marquee.toml``.
+
+    Raises:
+        SettingsError: an unknown key, or a value that does not fit, named in the message.
+    """
+    known = set(Settings.model_fields)
+    unknown = sorted(k for k in os.environ if k.startswith(PREFIX) and k[len(PREFIX) :].lower() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {unknown[0]}; known ones: {', '.join(PREFIX + k.upper() for k in sorted(known))}")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if home is not None:
+        given["home"] = home
+    file = _read_file(Path("marquee.toml"), known)
+    from_file = {k: v for k, v in file.items() if PREFIX + k.upper() not in {name.upper() for name in os.environ}}
+    try:
+        settings = Settings(**(from_file | given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+
+def _read_file(path: Path, known: set[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{path}: unknown setting {key!r}; known ones: {', '.join(sorted(known))}")
+    return values
+
+
+def quiet_environment(settings: Settings) -> dict[str, str]:
+    """Variables that place every tool's state under ``home`` and turn every tool's telemetry off."""
+    airflow = settings.home / "airflow"
+    return {
+        "MARQUEE_HOME": str(settings.home),
+        "AIRFLOW_HOME": str(airflow),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "BENTOML_HOME": str(settings.bentos),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "DO_NOT_TRACK": "1",
+        "FEAST_USAGE": "False",
+        "GX_ANALYTICS_ENABLED": "false",
+        "OTEL_SDK_DISABLED": "true",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TF_USE_LEGACY_KERAS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "PYTHONWARNINGS": "ignore",
+    }

@@ -1,0 +1,1 @@
+"""The scoring service: eligibility, recommendation and the impression log behind one endpoint."""

@@ -1,0 +1,1 @@
+"""Retrieval and ranking models, their evaluation, the bundle, promotion and the registry."""
