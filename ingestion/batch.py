@@ -26,7 +26,7 @@ BATCH_ROWS: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that could not become a record: file, line (1-based, of the text file), reason, and the row's first 200 characters."""
+    """A row that could not become a record: file, line (from 1), reason, and the first 200 characters of the row."""
 
     file: str
     line: int

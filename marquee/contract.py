@@ -56,8 +56,18 @@ class Table:
         raise KeyError(f"table {self.name} has no column {name}")
 
 
-EVENT_KINDS: Final = ("page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "other")
-"""What a visitor can do. ``impression`` and ``click`` are about banners, ``order`` and ``return`` about one product line."""
+EVENT_KINDS: Final = (
+    "page_view",
+    "product_view",
+    "favourite",
+    "cart",
+    "order",
+    "return",
+    "impression",
+    "click",
+    "other",
+)
+"""What a visitor can do. ``impression`` and ``click`` concern banners; ``order`` and ``return`` one product line."""
 
 BANNER_KINDS: Final = ("impression", "click")
 PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
@@ -95,7 +105,7 @@ EVENTS = Table(
         Column("referrer", "string"),
         Column("arm", "string", about="Experiment arm that chose the banner."),
         Column("policy", "string", about="Logging policy that drew the slate."),
-        Column("propensity", "float", about="Probability of this banner at this position given those above it, in (0, 1]."),
+        Column("propensity", "float", about="Probability of this banner here given those above it, in (0, 1]."),
         Column("features", "string", about="JSON object: the ranker's inputs as of the impression."),
     ),
 )

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     service_port: int = Field(3000, ge=1, le=65535, description="Port of the service.")
     as_of: datetime | None = Field(None, description="Serve as if it were this moment (UTC); for replays and demos.")
     attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
-    exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over eligible banners.")
+    exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over the eligible.")
     candidates: int = Field(50, ge=1, description="Banners that retrieval hands to the ranker.")
     quiet: bool = Field(False, description="No progress bars.")
 
@@ -86,7 +86,8 @@ def load_settings(home: Path | None = None, **overrides: Any) -> Settings:
     known = set(Settings.model_fields)
     unknown = sorted(k for k in os.environ if k.startswith(PREFIX) and k[len(PREFIX) :].lower() not in known)
     if unknown:
-        raise SettingsError(f"unknown setting {unknown[0]}; known ones: {', '.join(PREFIX + k.upper() for k in sorted(known))}")
+        names = ", ".join(PREFIX + key.upper() for key in sorted(known))
+        raise SettingsError(f"unknown setting {unknown[0]}; known ones: {names}")
     given = {key: value for key, value in overrides.items() if value is not None}
     if home is not None:
         given["home"] = home
