@@ -97,11 +97,4 @@ def check_event(row: dict[str, Any]) -> str | None:
     return None
 
 
-_ALWAYS = ("event_id", "occurred_at", "visitor_id")
-_REQUIRED_BY_KIND: Final = {
-    kind: _ALWAYS
-    + (("product_id",) if kind in contract.PRODUCT_KINDS else ())
-    + (("banner_id",) if kind in contract.BANNER_KINDS else ())
-    + (("placement_id", "impression_id") if kind == "impression" else ())
-    for kind in contract.EVENT_KINDS
-}
+_REQUIRED_BY_KIND: Final = {kind: contract.required_by_kind(kind) for kind in contract.EVENT_KINDS}

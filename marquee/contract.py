@@ -71,6 +71,19 @@ EVENT_KINDS: Final = (
 
 BANNER_KINDS: Final = ("impression", "click")
 PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
+_ALWAYS: Final = ("event_id", "occurred_at", "visitor_id")
+
+
+def required_by_kind(kind: str) -> tuple[str, ...]:
+    """Columns of the events table that an event of this kind must carry."""
+    return (
+        _ALWAYS
+        + (("product_id",) if kind in PRODUCT_KINDS else ())
+        + (("banner_id",) if kind in BANNER_KINDS else ())
+        + (("placement_id", "impression_id") if kind == "impression" else ())
+    )
+
+
 DEVICES: Final = ("desktop", "mobile", "tablet", "unknown")
 CAMPAIGN_STATUSES: Final = ("active", "paused")
 SLATE_LIMIT: Final = 50

@@ -4,6 +4,7 @@ MarqueeError
 ├── SettingsError    a setting is unknown or malformed
 ├── SourceError      a source cannot be read as a whole (wrong path, empty, truncated, missing column)
 ├── GateError        a quality gate refused a batch, a table or a bundle
+├── WarehouseBusy    another process writes to the warehouse; try again
 ├── NothingToDo      an earlier step has not run yet; Airflow tasks skip on it
 └── BundleError      a bundle is missing, incomplete or does not fit this version
 """
@@ -25,6 +26,10 @@ class SourceError(MarqueeError):
 
 class GateError(MarqueeError):
     """A quality gate refused what it was shown."""
+
+
+class WarehouseBusy(MarqueeError):
+    """Another process writes to the warehouse; the same call may succeed later."""
 
 
 class NothingToDo(MarqueeError):

@@ -126,7 +126,6 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "BENTOML_HOME": str(settings.bentos),
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "1",

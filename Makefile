@@ -1,0 +1,85 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs; the second run starts in seconds.
+# PYTHON chooses the interpreter (3.11, 3.12 or 3.13), VENV where its environment goes.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+SOURCE ?= simulator
+DATA ?=
+EVENTS ?=
+SERVE ?=
+
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke airflow clean help
+
+help:
+	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
+	@echo "make demo SOURCE=completejourney DATA=DIR    the same on a real data set"
+	@echo "make test                 lint, types and all tests but the slow ones"
+	@echo "make test-all             the slow ones too"
+	@echo "make test-unit            unit tests alone, under a minute"
+	@echo "make smoke PYTHON=python3.12 VENV=.venv-3.12   the whole demo at its smallest size on another Python"
+	@echo "make airflow              Airflow's UI on this installation's DAGs"
+	@echo "make lock                 resolve the dependencies anew"
+
+setup: $(VENV)/.platform
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.uv:
+	@test -n "$(PYTHON)" || { echo "error: no Python found; install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "error: Marquee needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d; choose one with make PYTHON=python3.11" % v)'
+	@echo "setting up $(VENV) (about 2.5 GB, once)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@touch $@
+
+# The lock is complete, so nothing is resolved: --no-deps. Compiled bytecode makes every later start 3-5 times faster.
+$(VENV)/.platform: requirements/platform.txt pyproject.toml $(VENV)/.uv
+	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --require-hashes --no-deps --compile-bytecode -r requirements/platform.txt
+	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.platform
+	@"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --require-hashes --no-deps --compile-bytecode -r requirements/dev.txt
+	@touch $@
+
+demo: setup
+	@"$(BIN)/marquee" demo --source "$(SOURCE)" $(if $(DATA),--path "$(DATA)") $(if $(EVENTS),--events $(EVENTS)) $(if $(SERVE),--serve)
+
+smoke: setup
+	@"$(BIN)/marquee" demo --events 20000 --home "$(VENV)-demo"
+
+test: setup-dev lint types
+	@"$(BIN)/python" -m pytest -m "not slow"
+
+test-unit: setup-dev
+	@"$(BIN)/python" -m pytest tests/unit
+
+test-all: setup-dev lint types
+	@"$(BIN)/python" -m pytest
+
+lint: setup-dev
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@"$(BIN)/ruff" check --select AIR3 dags
+	@"$(BIN)/yamllint" --strict -c docker/yamllint.yml docker dbt_project .pre-commit-config.yaml
+
+types: setup-dev
+	@"$(BIN)/mypy"
+
+format: setup-dev
+	@"$(BIN)/ruff" check --fix .
+	@"$(BIN)/ruff" format .
+
+airflow: setup
+	@"$(BIN)/marquee" airflow standalone
+
+LOCK = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
+lock: $(VENV)/.uv
+	@$(LOCK) --extra platform --output-file requirements/platform.txt
+	@$(LOCK) --extra platform --group dev --constraint requirements/platform.txt --output-file requirements/dev.txt
+	@$(LOCK) --extra serving --constraint requirements/platform.txt --output-file requirements/serving.txt
+
+clean:
+	@rm -rf "$(VENV)" .marquee .marquee-demo

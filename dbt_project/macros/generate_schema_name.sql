@@ -1,0 +1,4 @@
+{# Plain schema names (staging, intermediate, marts): one warehouse holds one installation. #}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {{ custom_schema_name or target.schema }}
+{%- endmacro %}

@@ -1,0 +1,17 @@
+with activity as (
+    select banner_id, impressed_date as activity_date, 1 as impression_count, 0 as click_count
+    from {{ ref('int_impressions_labelled') }}
+    union all
+    -- A click is dated when it happened: on the day of its impression it was not known yet.
+    select banner_id, {{ day_of('clicked_at') }} as activity_date, 0 as impression_count, 1 as click_count
+    from {{ ref('int_impressions_labelled') }}
+    where is_clicked
+)
+
+select
+    banner_id,
+    activity_date,
+    sum(impression_count) as impression_count,
+    sum(click_count) as click_count
+from activity
+group by banner_id, activity_date

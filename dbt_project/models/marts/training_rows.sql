@@ -1,0 +1,16 @@
+select
+    impressions.impression_id,
+    impressions.visitor_id,
+    impressions.banner_id,
+    banners.campaign_id,
+    impressions.session_id,
+    impressions.impressed_at,
+    impressions.label_known_at,
+    impressions.placement_id,
+    coalesce(impressions.position, 0) as position,
+    coalesce(impressions.device, 'unknown') as device,
+    coalesce(impressions.policy, 'unknown') as policy,
+    impressions.propensity,
+    impressions.is_clicked
+from {{ ref('impressions') }} as impressions
+inner join {{ ref('banner_catalogue') }} as banners on impressions.banner_id = banners.banner_id

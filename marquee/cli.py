@@ -1,0 +1,328 @@
+"""The command line: the composition root, the one place that brings all packages together, inside its functions."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from marquee import console
+from marquee.errors import MarqueeError
+from marquee.settings import Settings, load_settings, quiet_environment
+
+app = typer.Typer(
+    name="marquee",
+    help="Learn from an e-shop's clickstream which banner to show to whom, now.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder with all state of the installation.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Entry point: an error meant for a person is one line on stderr and exit code 1."""
+    try:
+        app()
+    except MarqueeError as error:
+        console.fail(str(error))
+        sys.exit(1)
+
+
+def _settings(home: Path | None, **overrides: Any) -> Settings:
+    settings = load_settings(home, **overrides)
+    os.environ.update(quiet_environment(settings))
+    return settings
+
+
+@app.command(epilog="Examples:  marquee simulate --events 100000   |   marquee simulate --seed 3 --out shop/")
+def simulate(
+    home: Home = None,
+    events: Annotated[int | None, typer.Option(help="Size of the log, 1,000 to 10,000,000 events.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed is another shop.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write Parquet files there instead of ingesting them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make up a shop with a known truth and ingest its events, or write them to files."""
+    from ingestion.simulator import Simulator
+
+    settings = _settings(home, events=events, seed=seed, source="simulator")
+    if out is None:
+        _ingest(settings, as_json)
+        return
+    from ingestion.files import write_tables
+
+    simulator = Simulator(seed=settings.seed, events=settings.events)
+    with console.progress("simulate", settings.events, settings.quiet) as advance:
+        counts = write_tables(simulator.read(), out, advance)
+    lines = [f"{table}: {count:,} rows" for table, count in counts.items()]
+    lines.append(f"written to {out}; ingest them with: marquee ingest --source marquee --path {out}")
+    console.show({"out": str(out), "rows": counts}, lines, as_json)
+
+
+@app.command(epilog="Example:  marquee ingest --source completejourney --path data/completejourney")
+def ingest(
+    source: Annotated[str | None, typer.Option(help="Name of the source; `marquee sources` lists them.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Its file or folder.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Read a source into the event log and load it exactly once. Malformed rows are set aside with their line."""
+    _ingest(_settings(home, source=source, source_path=path), as_json)
+
+
+@app.command(epilog="Example:  marquee sources")
+def sources(as_json: Json = False) -> None:
+    """List the sources that can be ingested."""
+    from ingestion.simulator import Simulator
+    from ingestion.sources import SOURCES
+
+    known = {name: kind.about for name, kind in {Simulator.name: Simulator, **SOURCES}.items()}
+    console.show(known, [f"{name:<16} {about}" for name, about in known.items()], as_json)
+
+
+def _ingest(settings: Settings, as_json: bool) -> None:
+    from ingestion import load
+    from ingestion.configured import configured_source
+
+    source = configured_source(settings)
+    with console.progress(f"ingest {source.name}", None, settings.quiet) as advance:
+        batch = load.ingest(source, settings, advance)
+    result = {
+        "batch": batch.batch_id,
+        "read": batch.read,
+        "loaded": batch.loaded,
+        "quarantined": batch.quarantined,
+        "duplicate": batch.duplicate,
+        "rejected": load.rejected_rows(settings, batch.batch_id),
+    }
+    lines = [
+        f"{source.name}: read {batch.read:,} = loaded {batch.loaded:,} + quarantined {batch.quarantined:,}"
+        f" + duplicate {batch.duplicate:,}   (batch {batch.batch_id})"
+    ]
+    lines += [f"quarantined {row['file']}:{row['line']}: {row['reason']}" for row in result["rejected"]]
+    if batch.quarantined > len(result["rejected"]):
+        lines.append(f"… and {batch.quarantined - len(result['rejected']):,} more in raw.rejected_rows")
+    console.show(result, lines, as_json)
+
+
+@app.command(epilog="Example:  marquee check && marquee transform && marquee check")
+def check(home: Home = None, as_json: Json = False) -> None:
+    """Run the quality gates: new batches in, and the training rows if they have been built."""
+    from expectations.validate import check_raw, check_training_rows
+    from ingestion.load import admit_batch, quarantine_batch
+    from marquee.errors import NothingToDo
+
+    settings = _settings(home)
+    with console.progress("check", None, settings.quiet):
+        verdicts = check_raw(
+            settings,
+            admit=lambda batch: admit_batch(settings, batch),
+            quarantine=lambda batch, reason: quarantine_batch(settings, batch, reason),
+        )
+        try:
+            verdicts.append(check_training_rows(settings))
+        except NothingToDo as reason:
+            pending = str(reason)
+        else:
+            pending = ""
+    lines = [verdict.line() for verdict in verdicts] + ([pending] if pending else [])
+    lines.append(f"data docs: {settings.reports / 'data_docs' / 'index.html'}")
+    console.show({"verdicts": [verdict.to_dict() for verdict in verdicts], "pending": pending}, lines, as_json)
+
+
+@app.command(epilog="Example:  marquee transform")
+def transform(home: Home = None, as_json: Json = False) -> None:
+    """Build the warehouse with dbt: staging, intermediate, marts, their contracts and tests."""
+    from ingestion.transform import transform as build
+
+    settings = _settings(home)
+    with console.progress("dbt build", None, settings.quiet):
+        result = build(settings)
+    line = f"built {result.models} models, passed {result.data_tests} data tests and {result.unit_tests} unit tests"
+    counts = {"models": result.models, "data_tests": result.data_tests, "unit_tests": result.unit_tests}
+    console.show(counts, [line], as_json)
+
+
+@app.command(epilog="Example:  marquee materialize")
+def materialize(home: Home = None, as_json: Json = False) -> None:
+    """Write the newest features to the online store."""
+    from features.store import materialize as write
+
+    settings = _settings(home)
+    with console.progress("materialize", None, settings.quiet):
+        counts = write(settings)
+    console.show(dict(counts), [f"{table}: {count:,} rows" for table, count in counts.items()], as_json)
+
+
+@app.command(epilog="Example:  marquee train && marquee evaluate")
+def train(home: Home = None, as_json: Json = False) -> None:
+    """Train the two-tower and the ranker, evaluate them on a later window, store them as one bundle."""
+    from training.pipeline import train as run
+    from training.two_tower import TwoTowerSettings
+
+    settings = _settings(home)
+    with console.progress("train (epochs)", TwoTowerSettings().epochs, settings.quiet) as advance:
+        tag = run(settings, lambda epoch, loss: advance(1))
+    console.show({"bundle": tag}, [f"bundle {tag}", f"next: marquee evaluate; marquee promote {tag}"], as_json)
+
+
+@app.command(epilog="Examples:  marquee evaluate   |   marquee evaluate banner_bundle:0123456789abcdef --json")
+def evaluate(
+    tag: Annotated[str | None, typer.Argument(help="A bundle; the one trained last if not given.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a bundle was worth on a window later than all it was trained on, and draw its report."""
+    from training import registry
+    from training.pipeline import require_latest_bundle
+    from training.report import summary_lines, write_report
+
+    settings = _settings(home)
+    tag = tag or require_latest_bundle(settings)
+    report = registry.load_bundle(settings, tag).report
+    page = write_report(settings, tag, report)
+    lines = [tag, *summary_lines(report), f"report: {page}"]
+    console.show({"bundle": tag, "report": str(page), **report}, lines, as_json)
+
+
+@app.command(epilog='Example:  marquee promote --by ada   |   marquee promote TAG --override "replaces a broken one"')
+def promote(
+    tag: Annotated[str | None, typer.Argument(help="A bundle; the one trained last if not given.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who asks; recorded.")] = None,
+    override: Annotated[str | None, typer.Option(help="A reason to promote although a check fails; recorded.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Let the gate judge a bundle and make it champion; a running service follows within a second."""
+    from dataclasses import asdict
+
+    from training.pipeline import require_latest_bundle
+    from training.promotion import promote as ask
+
+    settings = _settings(home)
+    tag = tag or require_latest_bundle(settings)
+    checks = ask(settings, tag, by or getpass.getuser(), override)
+    rows: list[list[object]] = [
+        [
+            c.name,
+            "–" if c.value is None else f"{c.value:.4g}",
+            "–" if c.threshold is None else f"{c.threshold:.4g}",
+            "passed" if c.passed else "FAILED",
+            c.about,
+        ]
+        for c in checks
+    ]
+    lines = [f"{tag} is champion", console.table("", ["check", "value", "limit", "verdict", "what it is"], rows)]
+    console.show({"champion": tag, "checks": [asdict(c) for c in checks]}, lines, as_json)
+
+
+@app.command(epilog='Example:  marquee rollback --by ada --reason "clicks fell after noon"')
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; recorded.")],
+    by: Annotated[str | None, typer.Option(help="Who asks; recorded.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Make the champion before the present one champion again."""
+    from training.registry import roll_back
+
+    settings = _settings(home)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    tag = roll_back(settings, by or getpass.getuser(), reason, now)
+    console.show({"champion": tag}, [f"{tag} is champion again"], as_json)
+
+
+@app.command(epilog="Example:  marquee history")
+def history(home: Home = None, as_json: Json = False) -> None:
+    """List every promotion, refusal and rollback, oldest first."""
+    from dataclasses import asdict
+
+    from training.registry import history as read
+
+    lines = read(_settings(home))
+    rows: list[list[object]] = [[line.at, line.action, line.tag, line.by, line.reason] for line in lines]
+    text = console.table("", ["at (UTC)", "what", "bundle", "by", "why"], rows) if rows else "nothing promoted yet"
+    console.show({"history": [asdict(line) for line in lines]}, [text], as_json)
+
+
+@app.command(epilog="Examples:  marquee serve   |   marquee serve --port 3100 --as-of 2026-02-02T12:00:00")
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    as_of: Annotated[datetime | None, typer.Option(help="Serve as if it were this moment (UTC).")] = None,
+    home: Home = None,
+) -> None:
+    """Start the scoring service in the foreground; Ctrl-C stops it."""
+    from marquee.process import serve as run
+
+    sys.exit(run(_settings(home, service_host=host, service_port=port, as_of=as_of)))
+
+
+@app.command(epilog="Example:  marquee recommend v000123 --placement home_hero --n 2 --as-of 2026-02-02T12:00:00")
+def recommend(
+    visitor: Annotated[str, typer.Argument(help="Visitor to choose for.")],
+    placement: Annotated[str, typer.Option(help="Where the slate would stand.")],
+    n: Annotated[int, typer.Option(min=1, max=50, help="Banners wanted.")] = 3,
+    as_of: Annotated[datetime | None, typer.Option(help="Choose as if it were this moment (UTC).")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Preview the champion's slate for a visitor, with its reasons; nothing is logged and no service is needed."""
+    from serving.schemas import RecommendRequest
+    from serving.scoring import Scorer
+
+    settings = _settings(home, as_of=as_of)
+    request = RecommendRequest(visitor_id=visitor, placement=placement, n=n)
+    answer = Scorer(settings, stream=None).recommend(request)
+    lines = [f"{answer.bundle}, {answer.policy}" + (f", fallback: {answer.fallback}" if answer.fallback else "")]
+    for banner in answer.slate:
+        lines.append(f"{banner.position + 1}. {banner.banner_id} {banner.title}  p(click) {banner.score:.3f}")
+        lines += [f"     {reason}" for reason in banner.reasons]
+    console.show(answer.model_dump(), lines, as_json)
+
+
+@app.command(epilog="Example:  marquee status --json")
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show what this installation holds: batches and their verdicts, tables, bundles, the champion."""
+    from marquee.overview import overview, overview_lines
+
+    found = overview(_settings(home))
+    console.show(found, overview_lines(found), as_json)
+
+
+@app.command(epilog="Examples:  marquee demo   |   marquee demo --source completejourney --path DIR   |   --serve")
+def demo(
+    source: Annotated[str, typer.Option(help="simulator or completejourney.")] = "simulator",
+    path: Annotated[Path | None, typer.Option(help="Folder of the completejourney files.")] = None,
+    events: Annotated[int | None, typer.Option(help="Size of the simulated log.")] = None,
+    serve_on: Annotated[bool, typer.Option("--serve", help="Keep the service running until Ctrl-C.")] = False,
+    home: Home = None,
+) -> None:
+    """From clickstream to a served, explained slate through the real tools; the last line is one JSON object."""
+    from marquee.demo import run
+
+    run(home or Path(".marquee-demo"), source, path, events, serve_on)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]},
+    epilog="Examples:  marquee airflow standalone   |   marquee airflow dags test transform_events",
+)
+def airflow(context: typer.Context, home: Home = None) -> None:
+    """Run Airflow's own command line on this installation's DAGs, bound to localhost, telemetry off."""
+    from marquee.process import airflow as run
+
+    sys.exit(run(_settings(home), context.args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What a person sees: progress on stderr, results on stdout as lines or as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+Advance = Callable[[int], None]
+
+
+def show(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    """Print the result: the lines for a person, or one JSON object for a program."""
+    text = json.dumps(result, default=str) if as_json else "\n".join(lines)
+    sys.stdout.write(text + "\n")
+
+
+def fail(message: str) -> None:
+    """Print one line on stderr that says what went wrong."""
+    sys.stderr.write(f"error: {message}\n")
+
+
+@contextmanager
+def progress(title: str, total: int | None = None, quiet: bool = False) -> Iterator[Advance]:
+    """A bar on stderr while the block runs; the yielded function takes how much more is done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def table(title: str, columns: list[str], rows: list[list[object]]) -> str:
+    """A text table, as wide as its content needs."""
+    drawn = Table(*columns, title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    console = Console(width=160, no_color=True, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

@@ -1,0 +1,149 @@
+"""The API's requests and answers. ``tests/contract`` holds ``Event`` against the contract's events table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from marquee import contract
+
+Id = Annotated[str, Field(min_length=1, max_length=200)]
+Kind = Literal["page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "other"]
+Device = Literal["desktop", "mobile", "tablet", "unknown"]
+
+
+class RequestContext(BaseModel):
+    """What the page knows of the moment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: Device = "unknown"
+    page: str | None = None
+    session_id: Id | None = None
+
+
+class RecommendRequest(BaseModel):
+    """Ask for a slate."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"visitor_id": "v000123", "placement": "home_hero", "n": 2}]},
+    )
+
+    visitor_id: Id = Field(description="Cookie-scoped visitor.")
+    placement: Id = Field(description="Where the slate will stand.")
+    n: int = Field(3, ge=1, le=contract.SLATE_LIMIT, description="Banners wanted; fewer come back when fewer fit.")
+    context: RequestContext = RequestContext()
+
+
+class RecommendedBanner(BaseModel):
+    """One banner of the slate, best position first."""
+
+    banner_id: str
+    campaign_id: str
+    title: str
+    position: int = Field(description="From 0.")
+    impression_id: str = Field(description="Send it back with the click.")
+    score: float = Field(description="Calibrated click probability at the first position.")
+    propensity: float = Field(description="Probability of this banner here, given those above it.")
+    reasons: list[str]
+
+
+class RecommendResponse(BaseModel):
+    """A slate; empty, never an error, when nothing may be shown."""
+
+    request_id: str
+    slate: list[RecommendedBanner]
+    bundle: str = Field(description="Tag of the bundle that answered.")
+    policy: str
+    fallback: Literal["cold_visitor", "features_unavailable", "nothing_eligible"] | None = Field(
+        description="Why the answer is not a personal one; null when it is."
+    )
+
+
+class Event(BaseModel):
+    """Something a visitor did. A repeated ``event_id`` counts once."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "event_id": "e-1",
+                    "kind": "click",
+                    "occurred_at": "2026-02-02T12:00:03Z",
+                    "visitor_id": "v000123",
+                    "banner_id": "b017",
+                    "impression_id": "4f1c-0",
+                }
+            ]
+        },
+    )
+
+    event_id: Id
+    kind: Kind
+    occurred_at: datetime
+    visitor_id: Id
+    customer_id: str | None = None
+    session_id: str | None = None
+    product_id: str | None = None
+    banner_id: str | None = None
+    placement_id: str | None = None
+    position: int | None = Field(None, ge=0)
+    request_id: str | None = None
+    impression_id: str | None = None
+    order_id: str | None = None
+    page: str | None = None
+    quantity: float | None = Field(None, ge=0)
+    amount: float | None = Field(None, ge=0)
+    device: Device | None = None
+    country: str | None = None
+    referrer: str | None = None
+    arm: str | None = None
+    policy: str | None = None
+    propensity: float | None = Field(None, gt=0, le=1)
+    features: str | None = None
+
+    @model_validator(mode="after")
+    def _needs_of_its_kind(self) -> Event:
+        missing = [name for name in contract.required_by_kind(self.kind) if getattr(self, name) in (None, "")]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing, which a {self.kind} needs")
+        if not 1990 <= self.occurred_at.year <= 2100:
+            raise ValueError("occurred_at must lie between 1990 and 2100")
+        return self
+
+    def row(self) -> dict[str, Any]:
+        """As a row of the contract's events table: UTC, without a zone."""
+        values = self.model_dump()
+        if self.occurred_at.tzinfo is not None:
+            values["occurred_at"] = self.occurred_at.astimezone(UTC).replace(tzinfo=None)
+        return values
+
+
+class Events(RootModel[Event | list[Event]]):
+    """One event or a list of them."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the contract's events table."""
+        events = self.root if isinstance(self.root, list) else [self.root]
+        return [event.row() for event in events]
+
+
+class Accepted(BaseModel):
+    """How many events are now durable."""
+
+    accepted: int
+
+
+class Running(BaseModel):
+    """What runs now."""
+
+    bundle: str
+    policy: str
+    exploration: float
+    banners: int
+    trained_until: str
+    snapshot: str

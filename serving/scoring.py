@@ -1,0 +1,156 @@
+"""What one service process holds: the champion, the banners' counts, online features and its own stream of events."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from features.matrix import BANNER_COUNTS, Floats
+from features.store import OnlineFeatures
+from ingestion.event_stream import EventStream
+from marquee import contract
+from marquee.errors import BundleError
+from marquee.settings import Settings
+from serving.recommend import Placed, recommend, request_rng
+from serving.schemas import RecommendedBanner, RecommendRequest, RecommendResponse, Running
+from training import registry
+from training.bundle import Context
+
+CHAMPION_CHECK_SECONDS: Final = 1.0
+Fallback = Literal["cold_visitor", "features_unavailable", "nothing_eligible"] | None
+
+
+class Scorer:
+    """Answers requests with the champion and logs each impression before it answers.
+
+    Without a stream it only previews: nothing is logged.
+
+    Raises:
+        BundleError: no bundle has been promoted yet.
+    """
+
+    def __init__(
+        self, settings: Settings, stream: EventStream | None, clock: Callable[[], datetime] | None = None
+    ) -> None:
+        self._settings = settings
+        self._stream = stream
+        self._clock = clock or (lambda: settings_now(settings))
+        self._features = OnlineFeatures(settings)
+        self._checked_at = -math.inf
+        self.tag = ""
+        self._follow_champion()
+
+    def recommend(self, request: RecommendRequest) -> RecommendResponse:
+        """Draw a slate, make its impressions durable, and say why each banner is there."""
+        self._follow_champion()
+        now = self._clock()
+        request_id = uuid.uuid4().hex
+        visitor, fallback = self._visitor(request.visitor_id, now)
+        context = Context(request.placement, request.context.device, np.datetime64(now, "us"))
+        slate = recommend(self.bundle, context, request.n, visitor, self._counts, request_rng(request_id))
+        if not slate:
+            fallback = "nothing_eligible"
+        elif self._stream:
+            self._stream.append([self._impression(request, request_id, placed, now) for placed in slate])
+        return RecommendResponse(
+            request_id=request_id,
+            slate=[self._shown(request_id, placed) for placed in slate],
+            bundle=self.tag,
+            policy=self.bundle.manifest["policy"]["name"],
+            fallback=fallback,
+        )
+
+    def running(self) -> Running:
+        """What answers now."""
+        self._follow_champion()
+        manifest = self.bundle.manifest
+        return Running(
+            bundle=self.tag,
+            policy=manifest["policy"]["name"],
+            exploration=self.bundle.exploration,
+            banners=len(self.bundle.catalogue),
+            trained_until=manifest["trained_until"],
+            snapshot=manifest["snapshot"],
+        )
+
+    def _follow_champion(self) -> None:
+        """Switch to a newly promoted (or rolled back) bundle; looked up at most once a second."""
+        if time.monotonic() - self._checked_at < CHAMPION_CHECK_SECONDS:
+            return
+        tag = registry.champion(self._settings)
+        if tag is None:
+            raise BundleError("no bundle has been promoted yet: run `marquee train`, then `marquee promote`")
+        if tag != self.tag:
+            self.bundle = registry.load_bundle(self._settings, tag)
+            self._counts = self._read_counts()
+            self.tag = tag
+        self._checked_at = time.monotonic()
+
+    @property
+    def banner_counts(self) -> dict[str, Floats]:
+        """[B] arrays of the banners' counts as the online store has them."""
+        return self._counts
+
+    def _read_counts(self) -> dict[str, Floats]:
+        ids = self.bundle.catalogue.banner_ids
+        known = self._features.banners(ids)
+        return {
+            name: np.array([known[b][name] if b in known else np.nan for b in ids], dtype=np.float64)
+            for name in BANNER_COUNTS
+        }
+
+    def _visitor(self, visitor_id: str, now: datetime) -> tuple[dict[str, Any] | None, Fallback]:
+        try:
+            visitor = self._features.visitors([visitor_id], now).get(visitor_id)
+        except Exception:  # whatever the online store raises, a page view still gets its banners
+            return None, "features_unavailable"
+        return visitor, None if visitor else "cold_visitor"
+
+    def _impression(self, request: RecommendRequest, request_id: str, placed: Placed, now: datetime) -> dict[str, Any]:
+        values = zip(contract.RANKER_FEATURES, placed.features, strict=True)
+        features = {name: None if np.isnan(value) else float(value) for name, value in values}
+        impression_id = f"{request_id}-{placed.position}"
+        return {
+            "event_id": impression_id,
+            "kind": "impression",
+            "occurred_at": now,
+            "visitor_id": request.visitor_id,
+            "session_id": request.context.session_id,
+            "banner_id": self.bundle.catalogue.banner_ids[placed.row],
+            "placement_id": request.placement,
+            "position": placed.position,
+            "request_id": request_id,
+            "impression_id": impression_id,
+            "page": request.context.page,
+            "device": request.context.device,
+            "arm": "champion",
+            "policy": f"{self.bundle.manifest['policy']['name']}@{self.tag}",
+            "propensity": placed.propensity,
+            "features": json.dumps(features),
+        }
+
+    def _shown(self, request_id: str, placed: Placed) -> RecommendedBanner:
+        catalogue = self.bundle.catalogue
+        return RecommendedBanner(
+            banner_id=catalogue.banner_ids[placed.row],
+            campaign_id=catalogue.campaign_ids[placed.row],
+            title=catalogue.titles[placed.row],
+            position=placed.position,
+            impression_id=f"{request_id}-{placed.position}",
+            score=placed.score,
+            propensity=placed.propensity,
+            reasons=placed.reasons,
+        )
+
+
+def settings_now(settings: Settings) -> datetime:
+    """The moment to serve at, UTC without a zone: ``as_of`` when it is set, else now."""
+    moment = settings.as_of or datetime.now(UTC)
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -1,0 +1,49 @@
+"""The BentoML service: HTTP in, HTTP out. What it answers is decided in ``scoring`` and ``recommend``."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import bentoml
+
+from ingestion.event_stream import EventStream
+from marquee.settings import load_settings
+from serving.schemas import Accepted, Events, RecommendRequest, RecommendResponse, Running
+from serving.scoring import Scorer
+
+
+@bentoml.service(
+    name="marquee",
+    # BentoML keeps a request's memory until this timeout, so it is short.
+    traffic={"timeout": 2},
+    logging={"access": {"enabled": False}},
+)
+class BannerService:
+    """Online banner scoring."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        self._stream = EventStream(settings.log / "stream", f"service-{os.getpid()}")
+        self._scorer = Scorer(settings, self._stream)
+        # What is loaded stays: keep the collector from walking it during requests.
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.api(route="/v1/banners/recommend")
+    def recommend(self, request: RecommendRequest, /) -> RecommendResponse:
+        """Which banners to show this visitor here and now, and why."""
+        return self._scorer.recommend(request)
+
+    @bentoml.api(route="/v1/events")
+    def events(self, events: Events, /, ctx: bentoml.Context) -> Accepted:
+        """Report one event or a list; answered once all are durable. A repeated event_id counts once."""
+        rows = events.rows()
+        self._stream.append(rows)
+        ctx.response.status_code = 202
+        return Accepted(accepted=len(rows))
+
+    @bentoml.api(route="/v1/model")
+    def model(self) -> Running:
+        """Which bundle answers now."""
+        return self._scorer.running()

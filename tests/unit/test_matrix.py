@@ -1,0 +1,93 @@
+"""The ranker's inputs: values by hand, and one row alone equal to the same row among many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.freshness import TTL_DAYS, is_fresh
+from features.matrix import BANNER_COUNTS, COUNTS, category_matrix, codes, ranker_matrix, smoothed_rate
+from marquee.contract import RANKER_FEATURES
+
+INDEX = {name: place for place, name in enumerate(RANKER_FEATURES)}
+
+
+def columns(n: int, rng: np.random.Generator) -> dict[str, Any]:
+    values = {name: rng.integers(0, 9, n).astype(float) for name in (*COUNTS, *BANNER_COUNTS)}
+    values |= {name: rng.random(n) for name in ("product_count", "mean_price", "placement", "device", "position")}
+    return values | {"impressed_at": rng.random(n) * 1e9, "last_seen_at": rng.random(n) * 1e9}
+
+
+def test_values_by_hand() -> None:
+    # 2026-02-03 15:30 UTC was a Tuesday; last seen 36 hours before.
+    at = np.datetime64("2026-02-03T15:30").astype("datetime64[s]").astype(float)
+    given = dict.fromkeys(COUNTS, 0.0) | {
+        "visitor_click_count_365d": 3.0,
+        "visitor_impression_count_365d": 40.0,
+        "banner_impression_count_28d": np.nan,
+        "banner_click_count_28d": np.nan,
+        "product_count": 4.0,
+        "mean_price": 9.5,
+        "placement": 1.0,
+        "position": 2.0,
+        "device": 0.0,
+        "impressed_at": at,
+        "last_seen_at": at - 36 * 3600,
+    }
+    matrix = ranker_matrix(given, np.array([[0.6, 0.8]]), np.array([[1.0, 0.0]]), base_rate=0.1)
+    row = {name: float(matrix[0, place]) for name, place in INDEX.items()}
+    assert row["visitor_click_rate"] == pytest.approx((3 + 20 * 0.1) / (40 + 20))
+    assert row["banner_click_rate"] == pytest.approx(0.1)  # never shown: the base rate
+    assert row["banner_impression_count_28d"] == 0
+    assert row["hours_since_seen"] == pytest.approx(36)
+    assert (row["hour_of_day"], row["day_of_week"]) == (15, 1)
+    assert row["affinity_match"] == pytest.approx(0.6)
+    assert row["affinity_cosine"] == pytest.approx(0.6)
+
+
+@given(st.integers(1, 6), st.integers(0, 1000))
+def test_a_row_alone_is_the_row_among_many(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given_columns = columns(n, rng)
+    visitors, banners = rng.random((n, 3)), rng.random((n, 3))
+    together = ranker_matrix(given_columns, visitors, banners, 0.05)
+    for row in range(n):
+        alone = {name: values[row] for name, values in given_columns.items()}
+        assert np.array_equal(
+            ranker_matrix(alone, visitors[row : row + 1], banners[row : row + 1], 0.05)[0], together[row]
+        )
+
+
+def test_no_interest_known_gives_zero_affinity_not_an_error() -> None:
+    rng = np.random.default_rng(0)
+    matrix = ranker_matrix(columns(2, rng), np.zeros((1, 3)), rng.random((2, 3)), 0.05)
+    assert matrix[:, INDEX["affinity_match"]].tolist() == [0, 0]
+    assert matrix[:, INDEX["affinity_cosine"]].tolist() == [0, 0]
+
+
+def test_category_shares_ignore_what_no_banner_shows() -> None:
+    matrix = category_matrix(['{"a": 0.5, "z": 0.5}', None, "{}"], ["a", "b"])
+    assert matrix.tolist() == [[0.5, 0.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_unknown_names_are_missing_not_zero() -> None:
+    found = codes(["b", "new"], ["a", "b"])
+    assert found[0] == 1
+    assert np.isnan(found[1])
+
+
+def test_rates_shrink_to_the_base() -> None:
+    assert smoothed_rate(np.array([np.nan, 10.0]), np.array([np.nan, 80.0]), 0.2).tolist() == [0.2, 14 / 100]
+
+
+def test_features_expire_online_as_offline() -> None:
+    from datetime import datetime, timedelta
+
+    seen = datetime(2026, 1, 1, 15)
+    edge = datetime(2026, 1, 2) + timedelta(days=TTL_DAYS)
+    assert is_fresh(seen, edge)
+    assert not is_fresh(seen, edge + timedelta(microseconds=1))

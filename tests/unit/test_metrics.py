@@ -1,0 +1,92 @@
+"""Metrics against fractions worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training import metrics, ope
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "expected"),
+    [
+        ([0, 0, 1, 1], [1, 2, 3, 4], 1),
+        ([1, 1, 0, 0], [1, 2, 3, 4], 0),
+        ([0, 1, 0, 1], [1, 2, 3, 4], 3 / 4),  # pairs: 2>1 yes, 2>3 no, 4>1 yes, 4>3 yes
+        ([0, 1, 1], [5, 5, 5], 1 / 2),  # all ties
+        ([0, 0, 1], [1, 2, 2], (1 + 1 / 2) / 2),
+    ],
+)
+def test_auc_by_hand(labels: list[int], scores: list[float], expected: float) -> None:
+    assert metrics.auc(np.array(labels, bool), np.array(scores, float)) == pytest.approx(expected)
+
+
+def test_auc_of_one_class_is_not_a_number() -> None:
+    assert np.isnan(metrics.auc(np.array([True, True]), np.array([0.1, 0.2])))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=12))
+def test_weighted_auc_is_the_auc_of_repeated_rows(rows: list[tuple[bool, int, int]]) -> None:
+    labels, scores, weights = (np.array(column) for column in zip(*rows, strict=True))
+    weighted = metrics.weighted_auc(labels.astype(bool), scores.astype(float))(weights.astype(float))
+    repeated = np.repeat(np.arange(len(rows)), weights)
+    if len(repeated):
+        plain = metrics.auc(labels.astype(bool)[repeated], scores.astype(float)[repeated])
+        assert weighted == pytest.approx(plain, nan_ok=True)
+
+
+def test_log_loss_by_hand() -> None:
+    expected = -(np.log(0.8) + np.log(1 - 0.4)) / 2
+    assert metrics.log_loss(np.array([True, False]), np.array([0.8, 0.4])) == pytest.approx(expected)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two bins of two: mean 0.1 with 0 of 2 clicked, mean 0.6 with 2 of 2 clicked: (0.1·2 + 0.4·2) / 4.
+    error = metrics.calibration_error(np.array([0, 0, 1, 1], bool), np.array([0.1, 0.1, 0.6, 0.6]), bins=2)
+    assert error == pytest.approx(1 / 4)
+
+
+def test_ranks_count_ties_against_the_target_and_leave_the_ineligible_out() -> None:
+    scores = np.array([[3.0, 2.0, 2.0, 9.0], [1.0, 2.0, 3.0, 0.0]])
+    eligible = np.array([[True, True, True, False], [True, True, True, True]])
+    ranks = metrics.full_ranks(scores, np.array([1, 2]), eligible)
+    assert ranks.tolist() == [2, 0]
+    assert metrics.recall_at(ranks, 2) == 1 / 2
+
+
+def test_interval_covers_a_known_mean_at_about_its_rate() -> None:
+    rng, covered = np.random.default_rng(3), 0
+    for seed in range(60):
+        groups = np.repeat(np.arange(80), 3).astype(str)
+        values = np.repeat(rng.normal(1.0, 1.0, 80), 3)  # wholly dependent within a group
+        estimate = metrics.bootstrap(metrics.weighted_mean(values), groups, seed)
+        covered += estimate.low <= 1.0 <= estimate.high
+    assert covered >= 50, "ignoring the groups would cover about 40 of 60"
+
+
+def test_snips_and_ips_by_hand() -> None:
+    rewards, weights = np.array([1.0, 0.0, 1.0]), np.array([2.0, 1.0, 0.0])
+    assert ope.ips(rewards, weights) == pytest.approx(2 / 3)
+    assert ope.snips(rewards, weights) == pytest.approx(2 / 3)
+    assert ope.snips(rewards, np.zeros(3)) != ope.snips(rewards, np.zeros(3))  # NaN
+    assert ope.effective_sample(weights) == pytest.approx(9 / 5)
+    assert ope.effective_sample(np.zeros(3)) == 0
+
+
+def test_off_policy_value_recovers_the_truth_and_refuses_to_guess() -> None:
+    rng, n = np.random.default_rng(1), 8_000
+    rates = np.array([0.1, 0.3, 0.6])
+    actions = rng.integers(3, size=n)
+    rewards = (rng.random(n) < rates[actions]).astype(float)
+    target = np.array([0.1, 0.1, 0.8])
+    groups = np.arange(n).astype(str)
+    estimate, size = ope.policy_value(rewards, target[actions], np.full(n, 1 / 3), groups, seed=1)
+    assert estimate is not None
+    assert estimate.low < float(rates @ target) < estimate.high
+    assert size > ope.LEAST_EFFECTIVE_SAMPLE
+    few, size = ope.policy_value(rewards[:90], target[actions[:90]], np.full(90, 1 / 3), groups[:90], seed=1)
+    assert few is None
+    assert size < ope.LEAST_EFFECTIVE_SAMPLE

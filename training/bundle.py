@@ -1,0 +1,132 @@
+"""The bundle: what is trained, promoted, served and rolled back as one immutable folder. No TensorFlow, no pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.matrix import BANNER_COUNTS, COUNTS, Encoding, category_matrix, codes, ranker_matrix, seconds
+from marquee import contract
+from marquee.errors import BundleError
+from training.catalogue import Catalogue
+from training.ranker import Ranker
+from training.towers import Towers, banner_inputs, visitor_inputs
+
+FORMAT = 1
+FILES = ("manifest.json", "towers.npz", "ranker.ubj", "calibration.json", "report.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is asked: where, when and on what the slate will be shown. ``at`` is UTC without a zone."""
+
+    placement_id: str
+    device: str
+    at: np.datetime64
+
+
+class Bundle:
+    """Everything needed to score banners for a visitor, in NumPy and XGBoost."""
+
+    def __init__(self, manifest: dict[str, Any], towers: Towers, ranker: Ranker, report: dict[str, Any]) -> None:
+        self.manifest = manifest
+        self.report = report
+        self.towers = towers
+        self.ranker = ranker
+        self.encoding = Encoding.from_dict(manifest["encoding"])
+        self.catalogue = Catalogue.from_rows(manifest["catalogue"])
+        self.exploration: float = manifest["policy"]["exploration"]
+        self.candidates: int = manifest["policy"]["candidates"]
+        self.banner_shares = category_matrix(self.catalogue.category_mixes, self.encoding.categories)
+        known = {banner: row + 1 for row, banner in enumerate(manifest["banners_seen"])}
+        ids = np.array([known.get(banner, 0) for banner in self.catalogue.banner_ids], dtype=np.int64)
+        inputs = banner_inputs(self.banner_shares, self.catalogue.product_counts, self.catalogue.mean_prices)
+        self.banner_vectors = towers.banner_vectors(ids, inputs)
+
+    def visitor_shares(self, visitor: dict[str, Any] | None) -> NDArray[np.float32]:
+        """The visitor's category shares, [1, C]; zeros for a visitor not known."""
+        return category_matrix([visitor["category_affinity"] if visitor else None], self.encoding.categories)
+
+    def retrieve(self, visitor: dict[str, Any] | None, eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Rows of the eligible banners nearest to the visitor, best first, at most ``candidates``. Exact search."""
+        rows = np.flatnonzero(eligible)
+        counts = np.array([[visitor[name] if visitor else 0.0 for name in COUNTS]], dtype=np.float64)
+        vector = self.towers.visitor_vectors(visitor_inputs(self.visitor_shares(visitor), counts))[0]
+        similarity = self.banner_vectors[rows] @ vector
+        return rows[np.argsort(-similarity, kind="stable")[: self.candidates]]
+
+    def matrix(
+        self,
+        visitor: dict[str, Any] | None,
+        rows: NDArray[np.int64],
+        banner_counts: dict[str, NDArray[np.float64]],
+        context: Context,
+    ) -> NDArray[np.float32]:
+        """The ranker's inputs for these banners at the first position.
+
+        All are scored as if they stood first: the position that the log happened to give must not decide the order.
+
+        Args:
+            visitor: raw features by name, or None when nothing fresh is known.
+            rows: [n] rows of the catalogue.
+            banner_counts: [B] arrays by name, NaN for a banner never shown.
+        """
+        seen = visitor["last_seen_at"] if visitor else None
+        columns: dict[str, Any] = {name: visitor[name] if visitor else np.nan for name in COUNTS}
+        columns |= {name: banner_counts[name][rows] for name in BANNER_COUNTS}
+        columns |= {
+            "product_count": self.catalogue.product_counts[rows],
+            "mean_price": self.catalogue.mean_prices[rows],
+            "placement": codes([context.placement_id], self.encoding.placements),
+            "device": codes([context.device], self.encoding.devices),
+            "position": 0.0,
+            "impressed_at": seconds(np.array([context.at])),
+            "last_seen_at": seconds(np.array([seen], dtype="datetime64[us]")),
+        }
+        shares = self.visitor_shares(visitor)
+        matrix: NDArray[np.float32] = ranker_matrix(columns, shares, self.banner_shares[rows], self.encoding.base_rate)
+        return matrix
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle's files into an existing folder."""
+        _write_json(folder / "manifest.json", self.manifest)
+        _write_json(folder / "report.json", self.report)
+        self.towers.save(folder / "towers.npz")
+        self.ranker.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read a bundle.
+
+        Raises:
+            BundleError: a file is missing, the format is another, or the feature list differs from this version's.
+        """
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise BundleError(f"{folder}: not a bundle, {missing[0]} is missing")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest.get("format") != FORMAT:
+            raise BundleError(f"{folder}: bundle format {manifest.get('format')}, this version reads {FORMAT}")
+        if manifest.get("feature_hash") != contract.feature_hash():
+            raise BundleError(f"{folder}: made for other features than this version serves; train again")
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report)
+
+
+def content_hash(folder: Path) -> str:
+    """The bundle's version: a hash over its files, names included."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(name.encode())
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")

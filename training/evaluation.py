@@ -1,0 +1,160 @@
+"""What a ranker and towers are worth on a window later than all they were fitted on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.matrix import COUNTS, Floats, ranker_matrix
+from marquee import contract
+from marquee.settings import Settings
+from training import baselines, metrics, ope
+from training.bundle import Bundle
+from training.dataset import Dataset, banner_counts, frame_columns
+from training.eligibility import eligible_banners
+from training.metrics import Estimate, bootstrap
+from training.ranker import Ranker
+from training.towers import Towers, banner_inputs, visitor_inputs
+
+MOST_REQUESTS = 20_000
+"""Logged requests that the off-policy estimate replays; evenly spaced over the window when there are more."""
+
+
+def evaluate_ranker(data: Dataset, ranker: Ranker, seed: int) -> dict[str, Any]:
+    """AUC with interval beside both baselines, log loss and calibration, on the test part."""
+    test = data.split.test
+    fit = np.concatenate([data.split.train, data.split.validation])
+    clicked = data.clicked[test]
+    probabilities = ranker.predict(data.matrix[test])
+    visitors = data.frame["visitor_id"].to_numpy(str)[test]
+    popular = baselines.popular(data, fit, test)
+    logistic = baselines.logistic(data, fit, test, seed)
+    return {
+        "rows": len(test),
+        "clicks": int(clicked.sum()),
+        "auc": _as_dict(_auc(clicked, probabilities, visitors, seed)),
+        "auc_popular": _as_dict(_auc(clicked, popular, visitors, seed)),
+        "auc_logistic": _as_dict(_auc(clicked, logistic, visitors, seed)),
+        "log_loss": metrics.log_loss(clicked, probabilities),
+        "log_loss_popular": metrics.log_loss(clicked, popular),
+        "calibration_error": metrics.calibration_error(clicked, probabilities),
+        "mean_probability": float(probabilities.mean()),
+        "click_rate": float(clicked.mean()),
+        "reliability": _reliability(clicked, probabilities),
+    }
+
+
+def evaluate_retrieval(data: Dataset, towers: Towers, k: int = 10) -> dict[str, Any]:
+    """Recall@k of the clicked banner among all banners eligible at its moment, beside the popular order."""
+    clicks = data.split.test[data.clicked[data.split.test]]
+    counts = data.frame[list(COUNTS)].to_numpy(np.float64)[clicks]
+    inputs = banner_inputs(data.banner_shares, data.catalogue.product_counts, data.catalogue.mean_prices)
+    ids = embedding_ids(data)
+    vectors = towers.visitor_vectors(visitor_inputs(data.visitor_shares[clicks], counts))
+    similarity = (vectors @ towers.banner_vectors(ids, inputs).T).astype(np.float64)
+    eligible = _eligible_at(data, clicks)
+    fit = np.concatenate([data.split.train, data.split.validation])
+    clicked = data.clicked[fit].astype(np.float64)
+    popular = np.bincount(data.banner_rows[fit], weights=clicked, minlength=len(data.catalogue))
+    target = data.banner_rows[clicks]
+    ranks = metrics.full_ranks(similarity, target, eligible)
+    popular_ranks = metrics.full_ranks(np.tile(popular, (len(clicks), 1)), target, eligible)
+    return {
+        "clicks": len(clicks),
+        "k": k,
+        "recall": metrics.recall_at(ranks, k) if len(clicks) else 0.0,
+        "recall_popular": metrics.recall_at(popular_ranks, k) if len(clicks) else 0.0,
+        "eligible": float(eligible.sum(axis=1).mean()) if len(clicks) else 0.0,
+    }
+
+
+def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[str, Any]:
+    """Off-policy value of the bundle's policy at the first position of each logged slate in the test part.
+
+    Only first positions are replayed: there the probability of the logged banner does not depend on any other.
+    Banner counts stay as they were known when the window began, as a policy deployed then would have had them.
+    """
+    frame = data.frame.iloc[data.split.test]
+    first = (frame["position"].to_numpy() == 0) & frame["propensity"].notna().to_numpy()
+    rows = data.split.test[first]
+    if not len(rows):
+        return {"value": None, "ess": 0.0, "rows": 0, "logged": None}
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_REQUESTS)).astype(np.int64))]
+    counts = banner_counts(settings, bundle.catalogue, data.split.test_starts_at)
+    parts = np.array_split(rows, max(1, len(rows) // 500))
+    target = np.concatenate([_probability_of_logged(data, bundle, counts, part) for part in parts])
+    logged = data.frame["propensity"].to_numpy(np.float64)[rows]
+    rewards = data.clicked[rows].astype(np.float64)
+    visitors = data.frame["visitor_id"].to_numpy(str)[rows]
+    value, ess = ope.policy_value(rewards, target, logged, visitors, settings.seed)
+    mean = bootstrap(metrics.weighted_mean(rewards), visitors, settings.seed)
+    return {"value": _as_dict(value) if value else None, "ess": ess, "rows": len(rows), "logged": _as_dict(mean)}
+
+
+def embedding_ids(data: Dataset) -> NDArray[np.int64]:
+    """[B] row of each banner in the towers' embedding: 0 where the fitted parts never showed it."""
+    fit = np.concatenate([data.split.train, data.split.validation])
+    ids = np.zeros(len(data.catalogue), dtype=np.int64)
+    seen = np.unique(data.banner_rows[fit])
+    ids[seen] = seen + 1
+    return ids
+
+
+def raw_visitor(data: Dataset, row: int) -> dict[str, Any] | None:
+    """The visitor's features as joined at that row; None when none was known."""
+    values = data.frame.iloc[row]
+    if values["last_seen_at"] is None or values.isna()["last_seen_at"]:
+        return None
+    names = [name for name in contract.VISITOR_FEATURES.names if name not in contract.VISITOR_FEATURES.key]
+    return {name: values[name] for name in names}
+
+
+def _probability_of_logged(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: NDArray[np.int64]) -> Floats:
+    """[n] probability with which the bundle's policy puts each row's banner first."""
+    n, size = len(rows), len(bundle.catalogue)
+    candidates = _retrieved(data, bundle, rows)
+    columns = frame_columns(data.frame.iloc[rows], bundle.encoding)
+    repeated = {name: np.repeat(values, size) for name, values in columns.items()}
+    banners = {**counts, "product_count": bundle.catalogue.product_counts, "mean_price": bundle.catalogue.mean_prices}
+    repeated |= {name: np.tile(values, n) for name, values in banners.items()}
+    repeated["position"] = np.zeros(n * size)
+    shares = np.repeat(data.visitor_shares[rows], size, axis=0)
+    matrix = ranker_matrix(repeated, shares, np.tile(bundle.banner_shares, (n, 1)), bundle.encoding.base_rate)
+    scores = bundle.ranker.predict(matrix).reshape(n, size)
+    best = np.where(candidates, scores, -np.inf).argmax(axis=1)
+    own, drawn = data.banner_rows[rows], candidates.sum(axis=1)
+    chance = bundle.exploration / np.maximum(drawn, 1) + (1.0 - bundle.exploration) * (best == own)
+    return np.where(candidates[np.arange(n), own], chance, 0.0)
+
+
+def _retrieved(data: Dataset, bundle: Bundle, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[n, B] the banners that retrieval hands to the ranker."""
+    counts = data.frame[list(COUNTS)].to_numpy(np.float64)[rows]
+    vectors = bundle.towers.visitor_vectors(visitor_inputs(data.visitor_shares[rows], counts))
+    similarity = np.where(_eligible_at(data, rows), vectors @ bundle.banner_vectors.T, -np.inf)
+    rank = np.argsort(np.argsort(-similarity, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.asarray((rank < bundle.candidates) & np.isfinite(similarity))
+
+
+def _eligible_at(data: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    moments = data.frame["impressed_at"].to_numpy("datetime64[us]")
+    placements = data.frame["placement_id"].to_numpy(str)
+    result = np.zeros((len(rows), len(data.catalogue)), dtype=bool)
+    for place, row in enumerate(rows):
+        result[place] = eligible_banners(data.catalogue, placements[row], moments[row])
+    return result
+
+
+def _auc(clicked: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_], seed: int) -> Estimate:
+    return bootstrap(metrics.weighted_auc(clicked, scores), groups, seed)
+
+
+def _reliability(clicked: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> list[list[float]]:
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), bins)
+    return [[float(probabilities[part].mean()), float(clicked[part].mean()), len(part)] for part in parts if len(part)]
+
+
+def _as_dict(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -1,0 +1,120 @@
+"""The steps of a training run, as the DAG schedules them: each reads files, writes files, and can be run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.matrix import COUNTS
+from marquee import contract
+from marquee.errors import NothingToDo
+from marquee.settings import Settings
+from training import registry
+from training.bundle import FORMAT, Bundle
+from training.dataset import Dataset, load_dataset
+from training.evaluation import embedding_ids, evaluate_policy, evaluate_ranker, evaluate_retrieval
+from training.ranker import Ranker, RankerSettings, fit_ranker
+from training.towers import Towers, banner_inputs, visitor_inputs
+
+Progress = Callable[[int, float], None]
+
+
+def train_retrieval(settings: Settings, on_epoch: Progress | None = None) -> Path:
+    """Fit the two towers on the clicks of the training and validation parts; returns the weights' file."""
+    from training.two_tower import TwoTowerSettings, fit_two_tower
+
+    data = load_dataset(settings)
+    fit = np.concatenate([data.split.train, data.split.validation])
+    clicks = fit[data.clicked[fit]]
+    visitors = visitor_inputs(data.visitor_shares[clicks], data.frame[list(COUNTS)].to_numpy(np.float64)[clicks])
+    banners = banner_inputs(data.banner_shares, data.catalogue.product_counts, data.catalogue.mean_prices)
+    two_tower = TwoTowerSettings(seed=settings.seed)
+    towers = fit_two_tower(visitors, data.banner_rows[clicks], banners, two_tower, on_epoch)
+    path = _work(settings) / "towers.npz"
+    towers.save(path)
+    return path
+
+
+def train_ranker(settings: Settings) -> Path:
+    """Fit and calibrate the ranker; returns the folder that holds its files."""
+    folder = _work(settings)
+    fit_ranker(load_dataset(settings), RankerSettings(seed=settings.seed)).save(folder)
+    return folder
+
+
+def assemble_bundle(settings: Settings) -> str:
+    """Put towers and ranker together, evaluate them on the later window, store the bundle; returns its tag."""
+    work = _work(settings)
+    data = load_dataset(settings)
+    towers, ranker = Towers.load(work / "towers.npz"), Ranker.load(work)
+    bundle = Bundle(_manifest(settings, data), towers, ranker, {})
+    bundle.report = {
+        "snapshot": data.snapshot,
+        "test_starts_at": str(data.split.test_starts_at),
+        "rows": {
+            "train": len(data.split.train),
+            "validation": len(data.split.validation),
+            "test": len(data.split.test),
+            "purged": data.split.purged,
+        },
+        "ranker": evaluate_ranker(data, ranker, settings.seed),
+        "retrieval": evaluate_retrieval(data, towers),
+        "policy": evaluate_policy(data, bundle, settings),
+    }
+    folder = work / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    bundle.save(folder)
+    tag = registry.store_bundle(settings, folder)
+    (work / "latest.json").write_text(json.dumps({"tag": tag}), encoding="utf-8")
+    return tag
+
+
+def train(settings: Settings, on_epoch: Progress | None = None) -> str:
+    """The whole run, one step after the other; returns the bundle's tag."""
+    from features.training_set import build_training_set
+
+    build_training_set(settings)
+    train_retrieval(settings, on_epoch)
+    train_ranker(settings)
+    return assemble_bundle(settings)
+
+
+def require_latest_bundle(settings: Settings) -> str:
+    """Tag of the bundle trained last.
+
+    Raises:
+        NothingToDo: none has been trained yet.
+    """
+    path = settings.home / "training" / "latest.json"
+    if not path.exists():
+        raise NothingToDo("no bundle has been trained yet: run train_models, or `marquee train`")
+    return str(json.loads(path.read_text(encoding="utf-8"))["tag"])
+
+
+def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
+    seen = embedding_ids(data)
+    return {
+        "format": FORMAT,
+        "features": list(contract.RANKER_FEATURES),
+        "feature_hash": contract.feature_hash(),
+        "snapshot": data.snapshot,
+        "seed": settings.seed,
+        "encoding": data.encoding.to_dict(),
+        "catalogue": data.catalogue.to_rows(),
+        # Row r of the embedding is banner r − 1 of this list; an empty name was never shown while fitting.
+        "banners_seen": [b if i else "" for b, i in zip(data.catalogue.banner_ids, seen, strict=True)],
+        "policy": {"name": "epsilon-greedy", "exploration": settings.exploration, "candidates": settings.candidates},
+        "trained_until": str(data.frame["impressed_at"].max()),
+    }
+
+
+def _work(settings: Settings) -> Path:
+    folder = settings.home / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
