@@ -134,11 +134,17 @@ def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = No
     return loaded
 
 
-def admit_batch(settings: Settings, batch_id: str) -> None:
-    """Mark a batch as good. A quarantined one comes back from the log: a person may overrule the gate."""
+def admit_batch(settings: Settings, batch_id: str, reason: str | None = None) -> None:
+    """Mark a batch as good. A quarantined one comes back from the log: a person may overrule the gate, with a reason.
+
+    Raises:
+        MarqueeError: there is no such batch.
+    """
     with connect(settings) as connection, transaction(connection):
         status, _ = _status(connection, batch_id)
-        connection.execute("update raw.batches set status = 'admitted', reason = null where batch_id = ?", [batch_id])
+        connection.execute(
+            "update raw.batches set status = 'admitted', reason = ? where batch_id = ?", [reason, batch_id]
+        )
         if status == "quarantined":
             with _opened(settings.log, batch_id) as folder:
                 insert_counts(connection, batch_id, folder)

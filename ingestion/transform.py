@@ -74,7 +74,7 @@ def run_dbt(settings: Settings, verb: str = "build", *args: str) -> DbtResult:
 
 def _global_flags(settings: Settings) -> list[str]:
     logs = str(settings.home / "dbt" / "logs")
-    return ["--quiet", "--no-use-colors", "--no-send-anonymous-usage-stats", "--log-path", logs]
+    return ["--log-level", "none", "--no-use-colors", "--no-send-anonymous-usage-stats", "--log-path", logs]
 
 
 def _flags(settings: Settings) -> list[str]:
@@ -117,7 +117,9 @@ def _raise_on_failure(verb: str, answer: Any, results: list[Any]) -> None:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise MarqueeError(f"dbt {verb}: {first.node.resource_type} {first.node.name} failed{more}: {_line(first)}")
     if answer.exception is not None:
-        raise MarqueeError(f"dbt {verb}: {_first_line(str(answer.exception))}") from answer.exception
+        # The first line only says what kind of error it is: "Parsing Error".
+        text = ": ".join(line.strip() for line in str(answer.exception).splitlines()[:2])
+        raise MarqueeError(f"dbt {verb}: {text[:500]}") from answer.exception
     if not answer.success:
         raise MarqueeError(f"dbt {verb} failed without saying why; see dbt/logs under the installation's home")
 

@@ -18,7 +18,7 @@ import duckdb
 
 from ingestion.event_log import REJECTED, read_manifest
 from marquee import contract
-from marquee.errors import MarqueeError, NothingToDo
+from marquee.errors import MarqueeError, NothingToDo, WarehouseBusy
 from marquee.settings import Settings
 
 MEMORY_LIMIT: Final = "4GB"
@@ -50,7 +50,8 @@ def connect(settings: Settings, read_only: bool = False) -> Iterator[duckdb.Duck
     """Open the warehouse with its clock on UTC: one process that writes, or many that read.
 
     Raises:
-        MarqueeError: another process holds the file, or it is no warehouse.
+        WarehouseBusy: another process holds the file.
+        MarqueeError: it is no warehouse.
         NothingToDo: there is nothing to read yet.
     """
     if read_only and not settings.warehouse.exists():
@@ -59,7 +60,8 @@ def connect(settings: Settings, read_only: bool = False) -> Iterator[duckdb.Duck
     try:
         connection = duckdb.connect(str(settings.warehouse), read_only=read_only)
     except (duckdb.IOException, duckdb.ConnectionException) as error:
-        raise MarqueeError(_why_closed(settings.warehouse, str(error))) from error
+        kind = WarehouseBusy if _HELD.search(str(error)) else MarqueeError
+        raise kind(_why_closed(settings.warehouse, str(error))) from error
     try:
         connection.execute(f"set timezone = 'UTC'; set memory_limit = '{MEMORY_LIMIT}'")
         yield connection
@@ -67,8 +69,11 @@ def connect(settings: Settings, read_only: bool = False) -> Iterator[duckdb.Duck
         connection.close()
 
 
+_HELD = re.compile(r"lock is held in (\S+) \(PID (\d+)\)")
+
+
 def _why_closed(warehouse: Path, error: str) -> str:
-    if holder := re.search(r"lock is held in (\S+) \(PID (\d+)\)", error):
+    if holder := _HELD.search(error):
         return (
             f"{warehouse} is in use by process {holder[2]} ({holder[1]}), perhaps a load, a dbt run or an open "
             "DuckDB shell; wait for it to end or close it, then try again"

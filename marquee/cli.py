@@ -85,7 +85,7 @@ def sources(as_json: Json = False) -> None:
     from ingestion.simulator import Simulator
     from ingestion.sources import SOURCES
 
-    known = {name: kind.about for name, kind in {Simulator.name: Simulator, **SOURCES}.items()}
+    known = {Simulator.name: Simulator.about, **{name: kind.about for name, kind in SOURCES.items()}}
     console.show(known, [f"{name:<16} {about}" for name, about in known.items()], as_json)
 
 
@@ -96,27 +96,30 @@ def _ingest(settings: Settings, as_json: bool) -> None:
     source = configured_source(settings)
     with console.progress(f"ingest {source.name}", None, settings.quiet) as advance:
         batch = load.ingest(source, settings, advance)
+    rejected = load.rejected_rows(settings, batch.batch_id)
     result = {
         "batch": batch.batch_id,
         "read": batch.read,
         "loaded": batch.loaded,
         "quarantined": batch.quarantined,
         "duplicate": batch.duplicate,
-        "rejected": load.rejected_rows(settings, batch.batch_id),
+        "rejected": rejected,
     }
     lines = [
         f"{source.name}: read {batch.read:,} = loaded {batch.loaded:,} + quarantined {batch.quarantined:,}"
         f" + duplicate {batch.duplicate:,}   (batch {batch.batch_id})"
     ]
-    lines += [f"quarantined {row['file']}:{row['line']}: {row['reason']}" for row in result["rejected"]]
-    if batch.quarantined > len(result["rejected"]):
-        lines.append(f"… and {batch.quarantined - len(result['rejected']):,} more in raw.rejected_rows")
+    lines += [f"quarantined {row['file']}:{row['line']}: {row['reason']}" for row in rejected]
+    if batch.quarantined > len(rejected):
+        lines.append(f"… and {batch.quarantined - len(rejected):,} more in the table raw.rejected_rows")
     console.show(result, lines, as_json)
 
 
 @app.command(epilog="Example:  marquee check && marquee transform && marquee check")
 def check(home: Home = None, as_json: Json = False) -> None:
     """Run the quality gates: new batches in, and the training rows if they have been built."""
+    from dataclasses import asdict
+
     from expectations.validate import check_raw, check_training_rows
     from ingestion.load import admit_batch, quarantine_batch
     from marquee.errors import NothingToDo
@@ -134,9 +137,27 @@ def check(home: Home = None, as_json: Json = False) -> None:
             pending = str(reason)
         else:
             pending = ""
-    lines = [verdict.line() for verdict in verdicts] + ([pending] if pending else [])
+    lines = []
+    for verdict in verdicts:
+        lines.append(f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows")
+        lines += [f"  warning: {warning}" for warning in verdict.warnings]
+    lines += [pending] if pending else []
     lines.append(f"data docs: {settings.reports / 'data_docs' / 'index.html'}")
-    console.show({"verdicts": [verdict.to_dict() for verdict in verdicts], "pending": pending}, lines, as_json)
+    console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
+
+
+@app.command(epilog='Example:  marquee admit online-retail-0123456789abcdef --reason "a sale day, the rate is real"')
+def admit(
+    batch: Annotated[str, typer.Argument(help="A batch that a gate quarantined.")],
+    reason: Annotated[str, typer.Option(help="Why the gate was wrong; kept with the batch.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Admit a quarantined batch against the gate's verdict; its rows come back whole."""
+    from ingestion.load import admit_batch
+
+    admit_batch(_settings(home), batch, f"admitted by {getpass.getuser()}: {reason}")
+    console.show({"admitted": batch}, [f"{batch} is admitted; run `marquee transform` next"], as_json)
 
 
 @app.command(epilog="Example:  marquee transform")

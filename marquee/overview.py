@@ -31,9 +31,12 @@ def _warehouse(settings: Settings) -> dict[str, Any]:
             "from raw.batches left join (from raw.batch_tables where not is_derived) using (batch_id) "
             "group by all, batch_number order by batch_number"
         ).fetchall()
-        present = {f"{schema}.{name}" for schema, name in connection.execute(
-            "select table_schema, table_name from information_schema.tables"
-        ).fetchall()}
+        present = {
+            f"{schema}.{name}"
+            for schema, name in connection.execute(
+                "select table_schema, table_name from information_schema.tables"
+            ).fetchall()
+        }
         wanted = [f"raw.{name}" for name in RAW_TABLES] + [f"marts.{name}" for name in MART_TABLES]
         tables = {
             name: connection.execute(f"select count(*) from {name}").fetchone()[0]  # noqa: S608 - contract's names

@@ -28,7 +28,7 @@ class World(Protocol):
     """Something that knows the click probability of any slate."""
 
     def value(self, requests: Any, slates: list[list[str]]) -> Floats:
-        """[R] mean click probability over each slate's positions."""
+        """[R] mean click probability over the places each request has."""
         ...
 
     def best_slates(self, requests: Any) -> list[list[str]]:
@@ -55,8 +55,9 @@ def policy_values(
     groups = requests.visitor_id
     result = {}
     for name, chosen in slates.items():
-        values, shown = world.value(requests, chosen), np.array([len(slate) for slate in chosen], dtype=np.float64)
-        result[name] = bootstrap(weighted_mean(values * shown, shown), groups, seed)
+        # Per place to fill, so that a policy that shows fewer banners does not look better for it.
+        slots = requests.slots.astype(np.float64)
+        result[name] = bootstrap(weighted_mean(world.value(requests, chosen) * slots, slots), groups, seed)
     return result
 
 

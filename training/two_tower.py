@@ -26,10 +26,10 @@ class TwoTowerSettings:
     dimensions: int = 32
     hidden: int = 64
     embedding: int = 16
-    epochs: int = 20
+    epochs: int = 8
     batch: int = 256
     learning_rate: float = 3e-3
-    temperature: float = 0.1
+    temperature: float = 0.3
     unseen_share: float = 0.2
     seed: int = 7
 

@@ -174,7 +174,7 @@ def test_identical_rows_with_a_clock_time_have_one_id(tmp_path: Path) -> None:
             "retailrocket",
             "events.csv",
             "1433221332117,1,look,2,",
-            "event 'look' is not one of view, addtocart, transac",
+            "event 'look' is not one of view, addtocart",
         ),
         ("retailrocket", "events.csv", "soon,1,view,2,", "timestamp 'soon' is not a whole number"),
         ("retailrocket", "events.csv", "999999999999999999,1,view,2,", "timestamp 999999999999999999000 is not a time"),

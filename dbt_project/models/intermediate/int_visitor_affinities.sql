@@ -1,3 +1,7 @@
+{% set by_rating -%}
+partition by days.visitor_id, days.activity_date order by ratings.rating desc, ratings.category_id
+{%- endset %}
+
 with category_days as (
     select
         visitor_id,
@@ -43,17 +47,14 @@ ranked as (
         days.activity_date,
         ratings.category_id,
         ratings.rating / sum(ratings.rating) over (
-            by_rating rows between unbounded preceding and unbounded following
+            {{ by_rating }} rows between unbounded preceding and unbounded following
         ) as share,
-        row_number() over by_rating as share_rank
+        row_number() over ({{ by_rating }}) as share_rank
     from {{ ref('int_visitor_days') }} as days
     inner join ratings
         on days.visitor_id = ratings.visitor_id
         and days.activity_date >= ratings.from_date
         and days.activity_date < coalesce(ratings.until_date, cast('9999-12-31' as date))
-    window by_rating as (
-        partition by days.visitor_id, days.activity_date order by ratings.rating desc, ratings.category_id
-    )
 ),
 
 shares as (

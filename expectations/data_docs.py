@@ -1,0 +1,128 @@
+"""Runs suites through Great Expectations and keeps its data docs; the only module that opens a GX context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    import great_expectations as gx
+    from great_expectations.data_context import EphemeralDataContext
+
+SITE: Final = "data_docs"
+SHOWN_RUNS: Final = 500
+"""Latest validations that the index page lists; pages of older ones stay on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One suite and the frame it is asked of."""
+
+    suite: gx.ExpectationSuite
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one expectation found, in one sentence."""
+
+    failed: bool
+    is_critical: bool
+    text: str
+
+
+def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check]) -> list[Finding]:
+    """Ask every expectation and rebuild ``reports/data_docs/index.html``.
+
+    Args:
+        reports: folder that keeps validation results and data docs.
+        subject: the run's name in the docs. Checking the same subject as of the same moment replaces its page.
+        at: moment of the data, UTC, not of the check, so that docs of equal data are equal.
+        checks: suites with their frames.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    from great_expectations.core.run_identifier import RunIdentifier
+
+    context = _open_context(reports)
+    run = RunIdentifier(run_name=subject, run_time=at)
+    findings = [finding for check in checks for finding in _run(context, check, run)]
+    context.build_data_docs()
+    return findings
+
+
+def describe(result: Any) -> str:
+    """A failed result as one sentence: what was observed where, and which expectation it broke."""
+    config, seen = result.expectation_config, result.result or {}
+    kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
+    column = kwargs.pop("column", None)
+    where = f"column {column}" if column else "table"
+    limits = ", ".join(f"{key} {_limit(value)}" for key, value in kwargs.items())
+    return f"{where}: {_observed(seen, result.exception_info)}, which breaks {config.type}({limits})"
+
+
+def _run(context: EphemeralDataContext, check: Check, run: Any) -> Iterator[Finding]:
+    import great_expectations as gx
+
+    name = check.suite.name
+    suite = context.suites.add(check.suite)
+    source = context.data_sources.add_pandas(name)
+    data = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+    validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=data, suite=suite))
+    answer = validation.run(batch_parameters={"dataframe": check.frame}, run_id=run)
+    for result in answer.results:
+        critical = str(result.expectation_config.severity.value) == "critical"
+        yield Finding(not result.success, critical, "" if result.success else describe(result))
+
+
+def _open_context(reports: Path) -> EphemeralDataContext:
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+
+    config = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        analytics_enabled=False,
+        progress_bars={"globally": False},
+        data_docs_sites={
+            SITE: {
+                "class_name": "SiteBuilder",
+                "show_how_to_buttons": False,
+                "store_backend": _files(reports / SITE),
+                "site_index_builder": {
+                    "class_name": "DefaultSiteIndexBuilder",
+                    "validation_results_limit": SHOWN_RUNS,
+                },
+            }
+        },
+    )
+    # Suites are code; results alone must outlive the process, for the docs to show earlier runs too.
+    config.stores["validation_results_store"] = {
+        "class_name": "ValidationResultsStore",
+        "store_backend": _files(reports / "validations") | {"filepath_suffix": ".json"},
+    }
+    return gx.get_context(project_config=config, mode="ephemeral")
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+
+
+def _observed(seen: dict[str, Any], exceptions: dict[str, Any] | None) -> str:
+    if "unexpected_count" in seen:
+        examples = ", ".join(repr(item) for item in seen.get("partial_unexpected_list", [])[:3])
+        return f"observed {examples} in {seen['unexpected_count']} of {seen['element_count']} rows"
+    if "observed_value" in seen:
+        return f"observed {seen['observed_value']}"
+    raised = [entry["exception_message"] for entry in (exceptions or {}).values() if isinstance(entry, dict)]
+    return f"could not be checked ({'; '.join(raised) or 'no reason given'})"
+
+
+def _limit(value: Any) -> str:
+    if isinstance(value, dict) and "column" in value:
+        return f"{value['column']['name']} {value['operator']} {value['parameter']}"
+    return str(value)
