@@ -15,16 +15,8 @@ from marquee import contract
 Floats = NDArray[np.float64]
 SMOOTHING = 20.0
 """Impressions' worth of the base rate that a click rate starts from; a banner shown twice cannot top the list."""
-COUNTS = (
-    "view_count_28d",
-    "cart_count_28d",
-    "order_count_28d",
-    "order_count_365d",
-    "order_amount_365d",
-    "active_day_count_28d",
-    "visitor_impression_count_365d",
-    "visitor_click_count_365d",
-)
+COUNTS = ("view_count_28d", "cart_count_28d", "order_count_28d", "active_day_count_28d")
+RESPONSE_COUNTS = ("visitor_impression_count_365d", "visitor_click_count_365d")
 BANNER_COUNTS = ("banner_impression_count_28d", "banner_click_count_28d")
 
 
@@ -106,7 +98,6 @@ def ranker_matrix(columns: Mapping[str, Any], visitor_shares: Any, banner_shares
             np.asarray(columns["banner_impression_count_28d"], dtype=np.float64),
             base_rate,
         ),
-        "product_count": columns["product_count"],
         "mean_price": columns["mean_price"],
         "affinity_match": match,
         "affinity_cosine": np.divide(match, norms, out=np.zeros(n), where=norms > 0),
@@ -114,7 +105,6 @@ def ranker_matrix(columns: Mapping[str, Any], visitor_shares: Any, banner_shares
         "position": columns["position"],
         "device": columns["device"],
         "hour_of_day": np.floor(at / 3600.0) % 24,
-        "day_of_week": (np.floor(at / 86400.0) + 3) % 7,
     }
     matrix = np.empty((n, len(contract.RANKER_FEATURES)), dtype=np.float32)
     for place, name in enumerate(contract.RANKER_FEATURES):

@@ -12,15 +12,14 @@ from feast import FeatureStore
 from feast.repo_config import RepoConfig, load_repo_config
 
 from features.definitions import BANNER_SERVICE, VISITOR_SERVICE, feature_names, feature_objects
-from features.freshness import is_fresh
+from features.freshness import TTL_DAYS, is_fresh
 from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
 
 CONFIG = Path(__file__).with_name("feature_store.yaml")
 FEATURE_TABLES = (contract.VISITOR_FEATURES, contract.BANNER_FEATURES)
-OVERLAP = timedelta(hours=1)
-"""Each materialisation reaches this far back into the one before, so that rows which arrived late are not missed."""
+TTL = timedelta(days=TTL_DAYS)
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -81,9 +80,9 @@ def _materialize_view(store: FeatureStore, name: str, path: Path) -> None:
             "select epoch(min(feature_at)), epoch(max(feature_at)) from read_parquet(?)", [str(path)]
         ).fetchone()
     first, last = (datetime.fromtimestamp(seconds, UTC) for seconds in row)
-    done = store.get_feature_view(name).materialization_intervals
-    start = max((end for _, end in done), default=first) - OVERLAP
-    store.materialize(min(start, last - OVERLAP), last + timedelta(seconds=1), feature_views=[name])
+    # All that is alive, each time: a batch that arrives late changes days long past, which increments would miss.
+    second = timedelta(seconds=1)
+    store.materialize(max(first, last - TTL) - second, last + second, feature_views=[name])
 
 
 class OnlineFeatures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,11 +126,9 @@ def _raise_on_failure(verb: str, answer: Any, results: list[Any]) -> None:
 
 
 def _line(result: Any) -> str:
-    return _first_line(result.message or "no message")
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    """The first line of a node's message that says something: dbt's own first line repeats the node's name."""
+    lines = [line.strip() for line in (result.message or "no message").splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and re.match(r"\w+ Error in ", lines[0]) else lines[0]
 
 
 def _summary(results: list[Any]) -> DbtResult:

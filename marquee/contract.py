@@ -312,16 +312,11 @@ RANKER_FEATURES: Final = (
     "view_count_28d",
     "cart_count_28d",
     "order_count_28d",
-    "order_count_365d",
-    "order_amount_365d",
     "active_day_count_28d",
-    "visitor_impression_count_365d",
-    "visitor_click_count_365d",
     "visitor_click_rate",
     "hours_since_seen",
     "banner_impression_count_28d",
     "banner_click_rate",
-    "product_count",
     "mean_price",
     "affinity_match",
     "affinity_cosine",
@@ -329,9 +324,11 @@ RANKER_FEATURES: Final = (
     "position",
     "device",
     "hour_of_day",
-    "day_of_week",
 )
-"""The ranker's inputs in order. A bundle refuses to load when its own list differs."""
+"""The ranker's inputs in order. A bundle refuses to load when its own list differs.
+
+Sums over a year are not among them: in a log younger than that they tell its age, and trees learn the age.
+"""
 
 
 def feature_hash(features: tuple[str, ...] = RANKER_FEATURES) -> str:

@@ -13,8 +13,8 @@ from training.bundle import Bundle
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "taste": ("affinity_match", "affinity_cosine"),
     "popularity": ("banner_click_rate", "banner_impression_count_28d"),
-    "range": ("product_count", "mean_price"),
-    "moment": ("placement", "device", "hour_of_day", "day_of_week"),
+    "price": ("mean_price",),
+    "moment": ("placement", "device", "hour_of_day"),
 }
 """Features that differ between banners or moments. The visitor's own counts move all banners alike and explain none."""
 LEAST_SHARE: Final = 0.01
@@ -59,6 +59,6 @@ def _sentence(group: str, bundle: Bundle, row: int, value: dict[str, float], vis
     if group == "popularity":
         shown = value["banner_impression_count_28d"]
         return f"{value['banner_click_rate']:.1%} of its last {shown:.0f} impressions were clicked"
-    if group == "range":
-        return f"it leads to {value['product_count']:.0f} products at {value['mean_price']:.2f} on average"
+    if group == "price":
+        return f"its products cost {value['mean_price']:.2f} on average"
     return "it does well in this place at this time"

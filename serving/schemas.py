@@ -29,7 +29,8 @@ class RecommendRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"visitor_id": "v000123", "placement": "home_hero", "n": 2}]},
+        # BentoML's OpenAPI knows OpenAPI 3.0's singular ``example`` only; ``examples`` breaks /docs.json.
+        json_schema_extra={"example": {"visitor_id": "v000123", "placement": "home_hero", "n": 2}},
     )
 
     visitor_id: Id = Field(description="Cookie-scoped visitor.")
@@ -69,16 +70,14 @@ class Event(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [
-                {
-                    "event_id": "e-1",
-                    "kind": "click",
-                    "occurred_at": "2026-02-02T12:00:03Z",
-                    "visitor_id": "v000123",
-                    "banner_id": "b017",
-                    "impression_id": "4f1c-0",
-                }
-            ]
+            "example": {
+                "event_id": "e-1",
+                "kind": "click",
+                "occurred_at": "2026-02-02T12:00:03Z",
+                "visitor_id": "v000123",
+                "banner_id": "b017",
+                "impression_id": "4f1c-0",
+            }
         },
     )
 
@@ -125,6 +124,9 @@ class Event(BaseModel):
 
 class Events(RootModel[Event | list[Event]]):
     """One event or a list of them."""
+
+    # BentoML's OpenAPI breaks on an ``anyOf`` at the root, which is how pydantic writes a union.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(oneOf=schema.pop("anyOf")))
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the contract's events table."""

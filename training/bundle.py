@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import BANNER_COUNTS, COUNTS, Encoding, category_matrix, codes, ranker_matrix, seconds
+from features.matrix import (
+    BANNER_COUNTS,
+    COUNTS,
+    RESPONSE_COUNTS,
+    Encoding,
+    category_matrix,
+    codes,
+    ranker_matrix,
+    seconds,
+)
 from marquee import contract
 from marquee.errors import BundleError
 from training.catalogue import Catalogue
@@ -78,10 +87,10 @@ class Bundle:
             banner_counts: [B] arrays by name, NaN for a banner never shown.
         """
         seen = visitor["last_seen_at"] if visitor else None
-        columns: dict[str, Any] = {name: visitor[name] if visitor else np.nan for name in COUNTS}
+        known = (*COUNTS, *RESPONSE_COUNTS)
+        columns: dict[str, Any] = {name: visitor[name] if visitor else np.nan for name in known}
         columns |= {name: banner_counts[name][rows] for name in BANNER_COUNTS}
         columns |= {
-            "product_count": self.catalogue.product_counts[rows],
             "mean_price": self.catalogue.mean_prices[rows],
             "placement": codes([context.placement_id], self.encoding.placements),
             "device": codes([context.device], self.encoding.devices),

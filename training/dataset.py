@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.matrix import BANNER_COUNTS, COUNTS, Encoding, category_matrix, codes, ranker_matrix, seconds
+from features.matrix import (
+    BANNER_COUNTS,
+    COUNTS,
+    RESPONSE_COUNTS,
+    Encoding,
+    category_matrix,
+    codes,
+    ranker_matrix,
+    seconds,
+)
 from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
@@ -20,6 +29,7 @@ from training.catalogue import Catalogue
 
 TEST_SHARE = 0.3
 VALIDATION_SHARE = 0.2
+RAW_COUNTS = (*COUNTS, *RESPONSE_COUNTS, *BANNER_COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,6 @@ def load_dataset(settings: Settings) -> Dataset:
     visitor_shares = category_matrix(_texts(frame["category_affinity"]), encoding.categories)
     banner_shares = category_matrix(catalogue.category_mixes, encoding.categories)
     columns = frame_columns(frame, encoding) | {
-        "product_count": catalogue.product_counts[banner_rows],
         "mean_price": catalogue.mean_prices[banner_rows],
     }
     matrix = ranker_matrix(columns, visitor_shares, banner_shares[banner_rows], encoding.base_rate)
@@ -118,7 +127,7 @@ def fit_encoding(rows: pd.DataFrame, catalogue: Catalogue) -> Encoding:
 
 def frame_columns(frame: pd.DataFrame, encoding: Encoding) -> dict[str, Any]:
     """Raw features and context of each row, as ``ranker_matrix`` wants them."""
-    columns: dict[str, Any] = {name: frame[name].to_numpy(np.float64) for name in (*COUNTS, *BANNER_COUNTS)}
+    columns: dict[str, Any] = {name: frame[name].to_numpy(np.float64) for name in RAW_COUNTS}
     columns |= {
         "placement": codes(frame["placement_id"].tolist(), encoding.placements),
         "device": codes(frame["device"].tolist(), encoding.devices),

@@ -117,7 +117,7 @@ def _probability_of_logged(data: Dataset, bundle: Bundle, counts: dict[str, Floa
     candidates = _retrieved(data, bundle, rows)
     columns = frame_columns(data.frame.iloc[rows], bundle.encoding)
     repeated = {name: np.repeat(values, size) for name, values in columns.items()}
-    banners = {**counts, "product_count": bundle.catalogue.product_counts, "mean_price": bundle.catalogue.mean_prices}
+    banners = {**counts, "mean_price": bundle.catalogue.mean_prices}
     repeated |= {name: np.tile(values, n) for name, values in banners.items()}
     repeated["position"] = np.zeros(n * size)
     shares = np.repeat(data.visitor_shares[rows], size, axis=0)

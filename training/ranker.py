@@ -1,10 +1,11 @@
-"""The ranker: XGBoost click probability, calibrated on a later window than it was fitted on."""
+"""The ranker: XGBoost click probability, calibrated on visitors that the trees had not seen."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xgboost as xgb
@@ -12,18 +13,21 @@ from numpy.typing import NDArray
 
 from marquee import contract
 from marquee.errors import BundleError
-from training.dataset import Dataset
+
+if TYPE_CHECKING:  # serving loads rankers, and needs no warehouse for it
+    from training.dataset import Dataset
 
 Floats = NDArray[np.float64]
+FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RankerSettings:
     """Plain values; defaults are modest because click logs are noisy."""
 
-    max_depth: int = 4
+    max_depth: int = 3
     learning_rate: float = 0.05
-    min_child_weight: float = 8.0
+    min_child_weight: float = 20.0
     reg_lambda: float = 2.0
     subsample: float = 0.8
     colsample_bytree: float = 0.7
@@ -88,17 +92,22 @@ class Ranker:
 
 
 def fit_ranker(data: Dataset, settings: RankerSettings) -> Ranker:
-    """Fit on the training part, choose size and calibration on validation, then refit on both.
+    """Choose the number of trees on the validation part, then fit and calibrate on it and the training part.
 
-    The test part is never touched.
+    The calibration is fitted on predictions for visitors that the trees predicting them had not seen. The test part
+    is never touched.
     """
     split = data.split
-    first = _train(data, split.train, settings, settings.rounds, stop_on=split.validation)
-    rounds = max(1, int(first.best_iteration) + 1)
-    raw = first.predict(_dmatrix(data, split.validation), iteration_range=(0, rounds))
-    calibration = fit_calibration(raw, data.clicked[split.validation])
-    both = np.concatenate([split.train, split.validation])
-    return Ranker(_train(data, both, settings, rounds), calibration)
+    rounds = int(_train(data, split.train, settings, settings.rounds, split.validation).best_iteration) + 1
+    fit = np.concatenate([split.train, split.validation])
+    visitors = data.frame["visitor_id"].to_numpy(str)[fit]
+    _, visitor = np.unique(visitors, return_inverse=True)
+    fold = np.random.default_rng(settings.seed).integers(FOLDS, size=visitor.max() + 1)[visitor]
+    unseen = np.zeros(len(fit))
+    for place in np.unique(fold):
+        booster = _train(data, fit[fold != place], settings, rounds)
+        unseen[fold == place] = booster.predict(_dmatrix(data, fit[fold == place]))
+    return Ranker(_train(data, fit, settings, rounds), fit_calibration(unseen, data.clicked[fit]))
 
 
 def fit_calibration(probabilities: NDArray[np.floating], clicked: NDArray[np.bool_]) -> Calibration:

@@ -10,27 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.freshness import TTL_DAYS, is_fresh
-from features.matrix import BANNER_COUNTS, COUNTS, category_matrix, codes, ranker_matrix, smoothed_rate
+from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, category_matrix, codes, ranker_matrix, smoothed_rate
 from marquee.contract import RANKER_FEATURES
 
 INDEX = {name: place for place, name in enumerate(RANKER_FEATURES)}
 
 
 def columns(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    values = {name: rng.integers(0, 9, n).astype(float) for name in (*COUNTS, *BANNER_COUNTS)}
-    values |= {name: rng.random(n) for name in ("product_count", "mean_price", "placement", "device", "position")}
+    values = {name: rng.integers(0, 9, n).astype(float) for name in (*COUNTS, *RESPONSE_COUNTS, *BANNER_COUNTS)}
+    values |= {name: rng.random(n) for name in ("mean_price", "placement", "device", "position")}
     return values | {"impressed_at": rng.random(n) * 1e9, "last_seen_at": rng.random(n) * 1e9}
 
 
 def test_values_by_hand() -> None:
-    # 2026-02-03 15:30 UTC was a Tuesday; last seen 36 hours before.
     at = np.datetime64("2026-02-03T15:30").astype("datetime64[s]").astype(float)
     given = dict.fromkeys(COUNTS, 0.0) | {
         "visitor_click_count_365d": 3.0,
         "visitor_impression_count_365d": 40.0,
         "banner_impression_count_28d": np.nan,
         "banner_click_count_28d": np.nan,
-        "product_count": 4.0,
         "mean_price": 9.5,
         "placement": 1.0,
         "position": 2.0,
@@ -44,7 +42,7 @@ def test_values_by_hand() -> None:
     assert row["banner_click_rate"] == pytest.approx(0.1)  # never shown: the base rate
     assert row["banner_impression_count_28d"] == 0
     assert row["hours_since_seen"] == pytest.approx(36)
-    assert (row["hour_of_day"], row["day_of_week"]) == (15, 1)
+    assert row["hour_of_day"] == 15
     assert row["affinity_match"] == pytest.approx(0.6)
     assert row["affinity_cosine"] == pytest.approx(0.6)
 

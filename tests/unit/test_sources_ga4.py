@@ -104,7 +104,7 @@ def test_a_select_promotion_joins_the_view_of_its_visitor_and_session(tmp_path: 
     other_session = [{"key": "ga_session_id", "value": {"int_value": 78}}]
     batches = _read(
         tmp_path,
-        _line("view_promotion", [promotion, second, promotion | {"item_id": "q"}, third]),
+        _line("view_promotion", [promotion, second, promotion | {"item_id": "q", "index": 5}, third]),
         _line("select_promotion", [promotion], **later),
         _line("select_promotion", [promotion], **later, event_params=other_session),
         _line("view_promotion", [promotion], **later),
