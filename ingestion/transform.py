@@ -61,7 +61,7 @@ def run_dbt(settings: Settings, verb: str = "build", *args: str) -> DbtResult:
 
     home = settings.home / "dbt"
     home.mkdir(parents=True, exist_ok=True)
-    with _environment({"MARQUEE_WAREHOUSE": str(settings.warehouse), "DO_NOT_TRACK": "1"}):
+    with _environment({"DBT_DUCKDB_PATH": str(settings.warehouse), "DO_NOT_TRACK": "1"}):
         try:
             answer = dbtRunner().invoke([*_global_flags(settings), verb, *_flags(settings), *args])
         finally:
@@ -91,7 +91,7 @@ def _flags(settings: Settings) -> list[str]:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    # Put back afterwards: MARQUEE_WAREHOUSE is the profile's, and load_settings refuses names it does not know.
+    # Put back afterwards: DBT_DUCKDB_PATH is the profile's, and load_settings refuses names it does not know.
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -44,10 +44,11 @@ def progress(title: str, total: int | None = None, quiet: bool = False) -> Itera
 
 def table(title: str, columns: list[str], rows: list[list[object]]) -> str:
     """A text table, as wide as its content needs."""
-    drawn = Table(*columns, title=title, title_justify="left", show_edge=False, pad_edge=False)
+    drawn = Table(*columns, show_edge=False, pad_edge=False)
     for row in rows:
         drawn.add_row(*(str(cell) for cell in row))
     console = Console(width=160, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+    lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
+    return "\n".join([title, *lines] if title else lines)

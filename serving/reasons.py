@@ -53,9 +53,10 @@ def _sentence(group: str, bundle: Bundle, row: int, value: dict[str, float], vis
         overlap = bundle.visitor_shares(visitor)[0] * bundle.banner_shares[row]
         if not visitor or not overlap.any():
             return "it suits visitors we know little of"
-        category = bundle.encoding.categories[int(overlap.argmax())]
-        share = float(bundle.visitor_shares(visitor)[0][int(overlap.argmax())])
-        return f"{share:.0%} of this visitor's recent interest is in {category}, which it shows"
+        most = int(overlap.argmax())
+        category = bundle.encoding.categories[most]
+        title = bundle.manifest["category_titles"].get(category, category)
+        return f"{bundle.visitor_shares(visitor)[0][most]:.0%} of this visitor's recent interest is in {title}"
     if group == "popularity":
         shown = value["banner_impression_count_28d"]
         return f"{value['banner_click_rate']:.1%} of its last {shown:.0f} impressions were clicked"

@@ -149,6 +149,13 @@ def read_catalogue(settings: Settings) -> tuple[Catalogue, str]:
     return Catalogue.from_rows(rows), snapshot
 
 
+def read_category_titles(settings: Settings, categories: tuple[str, ...]) -> dict[str, str]:
+    """What people call each category, where the shop says; by category id."""
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        rows = connection.execute("select category_id, title from staging.stg_categories").fetchall()
+    return {category: title for category, title in rows if title and category in categories}
+
+
 def banner_counts(settings: Settings, catalogue: Catalogue, as_of: np.datetime64) -> dict[str, NDArray[np.float64]]:
     """Each banner's counts as known at ``as_of``: [B] arrays, NaN for a banner never shown before."""
     query = """

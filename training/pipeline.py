@@ -16,7 +16,7 @@ from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from training import registry
 from training.bundle import FORMAT, Bundle
-from training.dataset import Dataset, load_dataset
+from training.dataset import Dataset, load_dataset, read_category_titles
 from training.evaluation import embedding_ids, evaluate_policy, evaluate_ranker, evaluate_retrieval
 from training.ranker import Ranker, RankerSettings, fit_ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
@@ -107,6 +107,7 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
         "seed": settings.seed,
         "encoding": data.encoding.to_dict(),
         "catalogue": data.catalogue.to_rows(),
+        "category_titles": read_category_titles(settings, data.encoding.categories),
         # Row r of the embedding is banner r − 1 of this list; an empty name was never shown while fitting.
         "banners_seen": [b if i else "" for b, i in zip(data.catalogue.banner_ids, seen, strict=True)],
         "policy": {"name": "epsilon-greedy", "exploration": settings.exploration, "candidates": settings.candidates},

@@ -54,7 +54,7 @@ def test_build_runs_every_model_and_test(built: DbtResult, files_before: list[Pa
     assert (built.models, built.unit_tests, built.warnings) == (MODEL_COUNT, UNIT_TEST_COUNT, ())
     assert built.data_tests > 60
     assert sorted(PROJECT.rglob("*")) == files_before, "dbt wrote into the checkout"
-    assert "MARQUEE_WAREHOUSE" not in os.environ
+    assert "DBT_DUCKDB_PATH" not in os.environ
 
 
 def test_warehouse_is_free_for_other_processes_afterwards(shop: Settings, built: DbtResult) -> None:
