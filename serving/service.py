@@ -7,10 +7,8 @@ import os
 
 import bentoml
 
-from ingestion.event_stream import EventStream
 from marquee.settings import load_settings
 from serving.schemas import Accepted, Events, RecommendRequest, RecommendResponse, Running
-from serving.scoring import Scorer
 
 
 @bentoml.service(
@@ -23,6 +21,10 @@ class BannerService:
     """Online banner scoring."""
 
     def __init__(self) -> None:
+        # Here and not above: the parent process imports this file too, but only its workers need Feast and XGBoost.
+        from ingestion.event_stream import EventStream
+        from serving.scoring import Scorer
+
         settings = load_settings()
         self._stream = EventStream(settings.log / "stream", f"service-{os.getpid()}")
         self._scorer = Scorer(settings, self._stream)

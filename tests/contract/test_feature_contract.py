@@ -1,4 +1,4 @@
-"""Feast, the ranker, the API's schemas and its OpenAPI document agree with the contract; each test counts what it saw."""
+"""Feast, the ranker, the API and its OpenAPI document agree with the contract; each test counts what it compared."""
 
 from __future__ import annotations
 
