@@ -48,7 +48,7 @@ demo: setup
 	@"$(BIN)/marquee" demo --source "$(SOURCE)" $(if $(DATA),--path "$(DATA)") $(if $(EVENTS),--events $(EVENTS)) $(if $(SERVE),--serve)
 
 smoke: setup
-	@"$(BIN)/marquee" demo --events 20000 --home "$(VENV)-demo"
+	@"$(BIN)/marquee" demo --events 60000 --home "$(VENV)-demo"
 
 test: setup-dev lint types
 	@"$(BIN)/python" -m pytest -m "not slow"

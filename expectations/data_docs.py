@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+from expectations.gate_page import write_gate_page
+
 if TYPE_CHECKING:
     import great_expectations as gx
     from great_expectations.data_context import EphemeralDataContext
@@ -38,7 +40,7 @@ class Finding:
 
 
 def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check]) -> list[Finding]:
-    """Ask every expectation and rebuild ``reports/data_docs/index.html``.
+    """Ask every expectation and rebuild ``reports/gates.html`` and ``reports/data_docs/index.html``.
 
     Args:
         reports: folder that keeps validation results and data docs.
@@ -53,6 +55,7 @@ def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check
     run = RunIdentifier(run_name=subject, run_time=at)
     findings = [finding for check in checks for finding in _run(context, check, run)]
     context.build_data_docs()
+    write_gate_page(reports)
     return findings
 
 

@@ -57,7 +57,10 @@ def _exported(column: contract.Column) -> str:
 
 
 def materialize(settings: Settings) -> dict[str, int]:
-    """Apply the definitions and bring the online store up to the newest offline row; offline rows by table.
+    """Apply the definitions and bring the online store up to now; offline rows by table.
+
+    A row stamped later than now (``settings.as_of``, else the clock) stays offline: it belongs to a day that is not
+    over, and training would not have seen it either.
 
     Raises:
         NothingToDo: the feature marts are empty.
@@ -65,24 +68,27 @@ def materialize(settings: Settings) -> dict[str, int]:
     counts = export_offline(settings)
     if not counts[contract.VISITOR_FEATURES.name]:
         raise NothingToDo("no visitor features to materialise yet: run transform_events on some events first")
+    now = (settings.as_of or datetime.now(UTC)).replace(tzinfo=UTC)
     store = open_store(settings)
     store.apply(feature_objects(settings.features / "offline"))
     for table in FEATURE_TABLES:
         if counts[table.name]:
-            _materialize_view(store, table.name, settings.features / "offline" / f"{table.name}.parquet")
+            _materialize_view(store, table.name, settings.features / "offline" / f"{table.name}.parquet", now)
     return counts
 
 
-def _materialize_view(store: FeatureStore, name: str, path: Path) -> None:
+def _materialize_view(store: FeatureStore, name: str, path: Path, now: datetime) -> None:
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         row = connection.execute(
             "select epoch(min(feature_at)), epoch(max(feature_at)) from read_parquet(?)", [str(path)]
         ).fetchone()
-    first, last = (datetime.fromtimestamp(seconds, UTC) for seconds in row)
+    first, newest = (datetime.fromtimestamp(seconds, UTC) for seconds in row)
+    last = min(newest, now)
     # All that is alive, each time: a batch that arrives late changes days long past, which increments would miss.
     second = timedelta(seconds=1)
-    store.materialize(max(first, last - TTL) - second, last + second, feature_views=[name])
+    if first <= last:
+        store.materialize(max(first, last - TTL) - second, last + second, feature_views=[name])
 
 
 class OnlineFeatures:

@@ -26,7 +26,7 @@ def join_features(store: FeatureStore, rows: pd.DataFrame) -> pd.DataFrame:
     service = store.get_feature_service(RANKER_SERVICE)
     joined = store.get_historical_features(entities, features=service).to_df()
     joined = joined.rename(columns={"event_timestamp": "impressed_at"})
-    if len(joined) != len(rows) or joined["impression_id"].nunique() != rows["impression_id"].nunique():
+    if len(joined) != len(rows) or not joined["impression_id"].is_unique:
         raise GateError(f"the point-in-time join turned {len(rows)} rows into {len(joined)}; it must keep each once")
     joined = joined.set_index("impression_id").loc[rows["impression_id"]].reset_index()
     for name in joined.columns[joined.dtypes.apply(lambda kind: isinstance(kind, pd.DatetimeTZDtype))]:

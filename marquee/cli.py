@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,16 +31,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def main() -> None:
     """Entry point: an error meant for a person is one line on stderr and exit code 1."""
+    # Python reads PYTHONWARNINGS before we can set it; tools warn of each other's deprecations, which helps no user.
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     try:
         app()
     except MarqueeError as error:
         console.fail(str(error))
         sys.exit(1)
+    except Exception as error:
+        if not (reason := console.plain_reason(error)):
+            raise
+        console.fail(reason)
+        sys.exit(1)
 
 
-def _settings(home: Path | None, **overrides: Any) -> Settings:
+def _settings(home: Path | None, after: str | None = None, **overrides: Any) -> Settings:
+    """The settings of one command; ``after`` is the step that must have left it something to work on."""
     settings = load_settings(home, **overrides)
     os.environ.update(quiet_environment(settings))
+    if after:
+        from marquee.overview import require
+
+        require(settings, after)
     return settings
 
 
@@ -142,7 +156,7 @@ def check(home: Home = None, as_json: Json = False) -> None:
         lines.append(f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows")
         lines += [f"  warning: {warning}" for warning in verdict.warnings]
     lines += [pending] if pending else []
-    lines.append(f"data docs: {settings.reports / 'data_docs' / 'index.html'}")
+    lines.append(f"what the gates saw: {settings.reports / 'gates.html'}")
     console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
 
 
@@ -165,7 +179,7 @@ def transform(home: Home = None, as_json: Json = False) -> None:
     """Build the warehouse with dbt: staging, intermediate, marts, their contracts and tests."""
     from ingestion.transform import transform as build
 
-    settings = _settings(home)
+    settings = _settings(home, after="check")
     with console.progress("dbt build", None, settings.quiet):
         result = build(settings)
     line = f"built {result.models} models, passed {result.data_tests} data tests and {result.unit_tests} unit tests"
@@ -178,7 +192,7 @@ def materialize(home: Home = None, as_json: Json = False) -> None:
     """Write the newest features to the online store."""
     from features.store import materialize as write
 
-    settings = _settings(home)
+    settings = _settings(home, after="transform")
     with console.progress("materialize", None, settings.quiet):
         counts = write(settings)
     console.show(dict(counts), [f"{table}: {count:,} rows" for table, count in counts.items()], as_json)
@@ -187,10 +201,10 @@ def materialize(home: Home = None, as_json: Json = False) -> None:
 @app.command(epilog="Example:  marquee train && marquee evaluate")
 def train(home: Home = None, as_json: Json = False) -> None:
     """Train the two-tower and the ranker, evaluate them on a later window, store them as one bundle."""
+    settings = _settings(home, after="materialize")
     from training.pipeline import train as run
     from training.two_tower import TwoTowerSettings
 
-    settings = _settings(home)
     with console.progress("train (epochs)", TwoTowerSettings().epochs, settings.quiet) as advance:
         tag = run(settings, lambda epoch, loss: advance(1))
     console.show({"bundle": tag}, [f"bundle {tag}", f"next: marquee evaluate; marquee promote {tag}"], as_json)
@@ -207,7 +221,7 @@ def evaluate(
     from training.pipeline import require_latest_bundle
     from training.report import summary_lines, write_report
 
-    settings = _settings(home)
+    settings = _settings(home, after="train")
     tag = tag or require_latest_bundle(settings)
     report = registry.load_bundle(settings, tag).report
     page = write_report(settings, tag, report)
@@ -229,7 +243,7 @@ def promote(
     from training.pipeline import require_latest_bundle
     from training.promotion import promote as ask
 
-    settings = _settings(home)
+    settings = _settings(home, after="train")
     tag = tag or require_latest_bundle(settings)
     checks = ask(settings, tag, by or getpass.getuser(), override)
     rows: list[list[object]] = [
@@ -256,7 +270,7 @@ def rollback(
     """Make the champion before the present one champion again."""
     from training.registry import roll_back
 
-    settings = _settings(home)
+    settings = _settings(home, after="promote")
     now = datetime.now(UTC).replace(tzinfo=None)
     tag = roll_back(settings, by or getpass.getuser(), reason, now)
     console.show({"champion": tag}, [f"{tag} is champion again"], as_json)
@@ -285,7 +299,7 @@ def serve(
     """Start the scoring service in the foreground; Ctrl-C stops it."""
     from marquee.process import serve as run
 
-    sys.exit(run(_settings(home, service_host=host, service_port=port, as_of=as_of)))
+    sys.exit(run(_settings(home, after="promote", service_host=host, service_port=port, as_of=as_of)))
 
 
 @app.command(epilog="Example:  marquee recommend v000123 --placement home_hero --n 2 --as-of 2026-02-02T12:00:00")
@@ -301,7 +315,7 @@ def recommend(
     from serving.schemas import RecommendRequest
     from serving.scoring import Scorer
 
-    settings = _settings(home, as_of=as_of)
+    settings = _settings(home, after="promote", as_of=as_of)
     request = RecommendRequest(visitor_id=visitor, placement=placement, n=n)
     answer = Scorer(settings, stream=None).recommend(request)
     lines = [f"{answer.bundle}, {answer.policy}" + (f", fallback: {answer.fallback}" if answer.fallback else "")]

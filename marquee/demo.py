@@ -29,6 +29,7 @@ TASKS: Final = {
 }
 STEPS: Final = 1 + sum(map(len, TASKS.values())) + 3
 REQUESTS: Final = 3_000
+FAILURE: Final = re.compile(r"AirflowFailException: (.*)")
 TASK_LINE: Final = re.compile(r"\[DAG TEST\] (starting|end task) task_id=(\w+)")
 
 
@@ -131,10 +132,10 @@ def _run_dags(settings: Settings, steps: Steps) -> None:
                     steps.begin(title)
                 else:
                     steps.end(title)
-            if line.startswith("MARQUEE ERROR ") or "Error: " in line:
-                problem = problem or line.strip()
+            if found := FAILURE.search(line):
+                problem = found[1]
     if child.wait():
-        raise MarqueeError(f"the run stopped: {problem or 'see the log'} (log: {log})")
+        raise MarqueeError(f"{problem or 'a task failed'} (log: {log})")
 
 
 def _end_of_log(settings: Settings) -> datetime:
@@ -227,7 +228,7 @@ def _where(settings: Settings, address: str) -> list[str]:
     return [
         f"service      {address}  (API page: {address}/, its schema: {address}/docs.json)",
         f"Airflow UI   .venv/bin/marquee airflow --home {shown} standalone   → http://127.0.0.1:8080",
-        f"reports      {os.path.relpath(settings.reports)}/  (data docs: data_docs/index.html)",
+        f"reports      {os.path.relpath(settings.reports)}/  (gates.html, and the bundle's evaluation with its plots)",
         "the service stops when this ends; keep it with: make demo SERVE=1",
     ]
 

@@ -98,8 +98,11 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def _start_service(settings: Settings, log: Path | None) -> subprocess.Popen[bytes]:
+    host, port = settings.service_host, settings.service_port
+    if free_port(host, port) != port:  # else the other's answers would be taken for this one's
+        raise MarqueeError(f"port {port} on {host} is taken; choose another with --port or MARQUEE_SERVICE_PORT")
     command = [str(Path(sys.executable).with_name("bentoml")), "serve", "serving.service:BannerService"]
-    command += ["--host", settings.service_host, "--port", str(settings.service_port)]
+    command += ["--host", host, "--port", str(port)]
     output = log.open("wb") if log else None
     try:
         return subprocess.Popen(

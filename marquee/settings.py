@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     source: str = Field("simulator", description="Source that the ingest DAG reads when it is not told another.")
     source_path: Path | None = Field(None, description="Path of that source's files.")
     seed: int = Field(7, ge=0, description="Seed of the simulator and of training.")
-    events: int = Field(60_000, ge=1_000, le=10_000_000, description="Size of the simulated log, in events.")
+    events: int = Field(200_000, ge=1_000, le=10_000_000, description="Size of the simulated log, in events.")
     dbt_target: str = Field("duckdb", pattern="^(duckdb|postgres|spark)$", description="Which dbt target to build on.")
     service_host: str = Field("127.0.0.1", description="Address the service binds.")
     service_port: int = Field(3000, ge=1, le=65535, description="Port of the service.")

@@ -16,7 +16,9 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "price": ("mean_price",),
     "moment": ("placement", "device", "hour_of_day"),
 }
-"""Features that differ between banners or moments. The visitor's own counts move all banners alike and explain none."""
+"""Features that differ between banners or moments: why this one and not another."""
+HABIT: Final = ("visitor_click_rate", "view_count_28d", "cart_count_28d", "order_count_28d", "hours_since_seen")
+"""The visitor's own habits lift all banners alike; named only where nothing tells the banners apart."""
 LEAST_SHARE: Final = 0.01
 """Log-odds below which a contribution is not worth a sentence."""
 MOST_REASONS: Final = 3
@@ -45,6 +47,10 @@ def reasons(
     for group, gain in sorted(gains.items(), key=lambda item: -item[1]):
         if gain >= LEAST_SHARE:
             found.append(f"{_sentence(group, bundle, row, value, visitor)} (+{gain:.2f} log-odds)")
+    clicks_more = visitor is not None and value["visitor_click_rate"] > bundle.encoding.base_rate
+    gain = float(sum(contributions[index[name]] for name in HABIT))
+    if not found and clicks_more and gain >= LEAST_SHARE:
+        found = [f"this visitor clicks more than most: {value['visitor_click_rate']:.0%} (+{gain:.2f} log-odds)"]
     return found[:MOST_REASONS] or ["the best of what may be shown here now"]
 
 

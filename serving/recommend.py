@@ -57,8 +57,9 @@ def recommend(
     if explain:
         contributions = bundle.ranker.contributions(matrix[slate.items])
         for banner, shares in zip(placed, contributions, strict=True):
-            # Below one half, only the uniform share of the draw can have put it there.
-            explored = banner.propensity < 0.5 and len(rows) > 1
+            # With no more than the uniform share of the draw, it was not the best of those left.
+            left = len(rows) - banner.position
+            explored = left > 1 and banner.propensity <= bundle.exploration / left
             banner.reasons.extend(reasons(bundle, banner.row, banner.features, shares, visitor, explored))
     return placed
 

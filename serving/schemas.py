@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
 
 from marquee import contract
 
@@ -69,6 +69,7 @@ class Event(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        allow_inf_nan=False,  # JSON has no infinity, and neither has the event log
         json_schema_extra={
             "example": {
                 "event_id": "e-1",
@@ -90,7 +91,7 @@ class Event(BaseModel):
     product_id: str | None = None
     banner_id: str | None = None
     placement_id: str | None = None
-    position: int | None = Field(None, ge=0)
+    position: int | None = Field(None, ge=0, lt=2**63)
     request_id: str | None = None
     impression_id: str | None = None
     order_id: str | None = None
@@ -110,23 +111,30 @@ class Event(BaseModel):
         missing = [name for name in contract.required_by_kind(self.kind) if getattr(self, name) in (None, "")]
         if missing:
             raise ValueError(f"{missing[0]} is missing, which a {self.kind} needs")
-        if not 1990 <= self.occurred_at.year <= 2100:
+        # As given first: a moment near year 1 or 9999 has no UTC to convert to.
+        if not (1990 <= self.occurred_at.year <= 2100 and 1990 <= self._occurred_utc().year <= 2100):
             raise ValueError("occurred_at must lie between 1990 and 2100")
         return self
 
     def row(self) -> dict[str, Any]:
         """As a row of the contract's events table: UTC, without a zone."""
-        values = self.model_dump()
-        if self.occurred_at.tzinfo is not None:
-            values["occurred_at"] = self.occurred_at.astimezone(UTC).replace(tzinfo=None)
-        return values
+        return self.model_dump() | {"occurred_at": self._occurred_utc()}
+
+    def _occurred_utc(self) -> datetime:
+        moment = self.occurred_at
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-class Events(RootModel[Event | list[Event]]):
-    """One event or a list of them."""
+OneEvent = Annotated[Event, Tag("event")]
+ManyEvents = Annotated[list[Event], Tag("list")]
 
-    # BentoML's OpenAPI breaks on an ``anyOf`` at the root, which is how pydantic writes a union.
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(oneOf=schema.pop("anyOf")))
+
+def _event_or_list(body: object) -> str:
+    return "list" if isinstance(body, list) else "event"
+
+
+class Events(RootModel[Annotated[OneEvent | ManyEvents, Discriminator(_event_or_list)]]):
+    """One event or a list of them; told apart first, so that an error names the field and not both shapes."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the contract's events table."""

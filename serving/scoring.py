@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
@@ -16,14 +17,16 @@ from features.matrix import BANNER_COUNTS, Floats
 from features.store import OnlineFeatures
 from ingestion.event_stream import EventStream
 from marquee import contract
-from marquee.errors import BundleError
 from marquee.settings import Settings
 from serving.recommend import Placed, recommend, request_rng
 from serving.schemas import RecommendedBanner, RecommendRequest, RecommendResponse, Running
 from training import registry
-from training.bundle import Context
+from training.bundle import Bundle, Context
 
 CHAMPION_CHECK_SECONDS: Final = 1.0
+COUNTS_SECONDS: Final = 60.0
+"""How long the banners' counts are kept before they are read again; they change once a day."""
+LOG: Final = logging.getLogger("bentoml.marquee")
 Fallback = Literal["cold_visitor", "features_unavailable", "nothing_eligible"] | None
 
 
@@ -43,8 +46,10 @@ class Scorer:
         self._stream = stream
         self._clock = clock or (lambda: settings_now(settings))
         self._features = OnlineFeatures(settings)
-        self._checked_at = -math.inf
+        self._checked_at = self._counted_at = -math.inf
         self.tag = ""
+        self.bundle: Bundle
+        self._counts: dict[str, Floats]
         self._follow_champion()
 
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
@@ -84,22 +89,25 @@ class Scorer:
         """Switch to a newly promoted (or rolled back) bundle; looked up at most once a second."""
         if time.monotonic() - self._checked_at < CHAMPION_CHECK_SECONDS:
             return
-        tag = registry.champion(self._settings)
-        if tag is None:
-            raise BundleError("no bundle has been promoted yet: run `marquee train`, then `marquee promote`")
-        if tag != self.tag:
-            self.bundle = registry.load_bundle(self._settings, tag)
-            self._counts = self._read_counts()
-            self.tag = tag
         self._checked_at = time.monotonic()
+        try:
+            tag = registry.require_champion(self._settings)
+            if tag != self.tag or self._checked_at - self._counted_at >= COUNTS_SECONDS:
+                bundle = self.bundle if tag == self.tag else registry.load_bundle(self._settings, tag)
+                counts = self._read_counts(bundle)
+                self.bundle, self._counts, self.tag, self._counted_at = bundle, counts, tag, self._checked_at
+        except Exception as error:  # whatever is wrong with the new one, the last good one still answers
+            if not self.tag:
+                raise
+            LOG.error("still serving %s: %s", self.tag, error)
 
     @property
     def banner_counts(self) -> dict[str, Floats]:
         """[B] arrays of the banners' counts as the online store has them."""
         return self._counts
 
-    def _read_counts(self) -> dict[str, Floats]:
-        ids = self.bundle.catalogue.banner_ids
+    def _read_counts(self, bundle: Bundle) -> dict[str, Floats]:
+        ids = bundle.catalogue.banner_ids
         known = self._features.banners(ids)
         return {
             name: np.array([known[b][name] if b in known else np.nan for b in ids], dtype=np.float64)

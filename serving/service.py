@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import bentoml
 
+from marquee.errors import MarqueeError
 from marquee.settings import load_settings
 from serving.schemas import Accepted, Events, RecommendRequest, RecommendResponse, Running
 
@@ -19,6 +21,17 @@ from serving.schemas import Accepted, Events, RecommendRequest, RecommendRespons
 )
 class BannerService:
     """Online banner scoring."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_champion() -> None:
+        """End with one line when there is nothing to serve; a worker that fails is started again for ever."""
+        from training import registry
+
+        try:
+            registry.require_champion(load_settings())
+        except MarqueeError as error:
+            sys.exit(f"error: {error}")
 
     def __init__(self) -> None:
         # Here and not above: the parent process imports this file too, but only its workers need Feast and XGBoost.

@@ -37,6 +37,7 @@ def evaluate_ranker(data: Dataset, ranker: Ranker, seed: int) -> dict[str, Any]:
         "auc": _as_dict(_auc(clicked, probabilities, visitors, seed)),
         "auc_popular": _as_dict(_auc(clicked, popular, visitors, seed)),
         "auc_logistic": _as_dict(_auc(clicked, logistic, visitors, seed)),
+        "auc_gain": _as_dict(_auc_gain(clicked, probabilities, popular, visitors, seed)),
         "log_loss": metrics.log_loss(clicked, probabilities),
         "log_loss_popular": metrics.log_loss(clicked, popular),
         "calibration_error": metrics.calibration_error(clicked, probabilities),
@@ -149,6 +150,14 @@ def _eligible_at(data: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _auc(clicked: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_], seed: int) -> Estimate:
     return bootstrap(metrics.weighted_auc(clicked, scores), groups, seed)
+
+
+def _auc_gain(
+    clicked: NDArray[np.bool_], scores: Floats, baseline: Floats, groups: NDArray[np.str_], seed: int
+) -> Estimate:
+    """AUC above the baseline's, paired: both on the same resampled visitors, which takes out what they share."""
+    own, other = metrics.weighted_auc(clicked, scores), metrics.weighted_auc(clicked, baseline)
+    return bootstrap(lambda weights: own(weights) - other(weights), groups, seed)
 
 
 def _reliability(clicked: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> list[list[float]]:

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marquee.errors import BundleError
 from marquee.settings import Settings
-from training.bundle import FILES, Bundle, content_hash
+
+if TYPE_CHECKING:  # the service's parent process asks who is champion, and needs no XGBoost for it
+    from training.bundle import Bundle
 
 NAME = "banner_bundle"
 
@@ -34,6 +36,8 @@ class Promotion:
 
 def store_bundle(settings: Settings, folder: Path) -> str:
     """Put a bundle into the model store; returns its tag. The same content gets the same tag and is stored once."""
+    from training.bundle import FILES, content_hash
+
     version = content_hash(folder)
     tag = f"{NAME}:{version}"
     models = _models(settings)
@@ -52,6 +56,8 @@ def bundle_folder(settings: Settings, tag: str) -> Path:
     """
     from bentoml.exceptions import BentoMLException
 
+    from training.bundle import FILES, content_hash
+
     try:
         folder = Path(_models(settings).get(tag).path)
     except BentoMLException:
@@ -66,6 +72,8 @@ def bundle_folder(settings: Settings, tag: str) -> Path:
 
 def load_bundle(settings: Settings, tag: str) -> Bundle:
     """Read a stored bundle."""
+    from training.bundle import Bundle
+
     return Bundle.load(bundle_folder(settings, tag))
 
 
@@ -106,6 +114,18 @@ def champion(settings: Settings) -> str | None:
     return in_force[-1] if in_force else None
 
 
+def require_champion(settings: Settings) -> str:
+    """Tag of the bundle in force.
+
+    Raises:
+        BundleError: no bundle has been promoted yet.
+    """
+    tag = champion(settings)
+    if tag is None:
+        raise BundleError("no bundle has been promoted yet: run `marquee train`, then `marquee promote`")
+    return tag
+
+
 def roll_back(settings: Settings, by: str, reason: str, at: datetime) -> str:
     """Make the champion before the present one champion again; returns its tag.
 
@@ -141,12 +161,16 @@ def _connect(settings: Settings) -> Iterator[sqlite3.Connection]:
 
 
 def _models(settings: Settings) -> Any:
-    # BentoML reads its home once, when it is first imported.
     os.environ["BENTOML_HOME"] = str(settings.bentos)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    settings.bentos.mkdir(parents=True, exist_ok=True)
+    store = settings.bentos / "models"
+    store.mkdir(parents=True, exist_ok=True)
     from bentoml import models
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models import ModelStore
 
+    # BentoML reads its home once, when it is first imported; another installation's store must not be used for this.
+    BentoMLContainer.model_store.set(ModelStore(str(store)))
     return models
 
 

@@ -83,7 +83,7 @@ def fit_two_tower(
         visitors: [n, V] tower inputs of the visitor of each click, as of its impression.
         banner_rows: [n] row of the clicked banner.
         banners: [B, W] tower inputs of all banners.
-        on_epoch: called with the epoch's number and mean loss.
+        on_epoch: called with the epoch's number and the loss of its last batch, summed over the batch.
     """
     tf.keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()

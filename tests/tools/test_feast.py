@@ -194,6 +194,20 @@ def test_point_in_time_join_is_the_reference(applied: tuple[FeatureStore, Path])
     assert all(seen[case] for case in ("known", "absent", "unknown entity", "future hidden", "expired", "same moment"))
 
 
+def test_many_rows_keep_their_order(applied: tuple[FeatureStore, Path]) -> None:
+    """Enough rows for DuckDB to work on them in parallel, which returns them in another order."""
+    store, offline = applied
+    visitors = [(f"v{place}", day) for place in range(40) for day in range(place, 60)]
+    write_offline(offline, VISITORS, visitors)
+    write_offline(offline, BANNERS, [("b0", 0)])
+    frame = impressions_frame([(f"v{i * 7 % 41}", "b0", EPOCH + (i * 11 % 60) * DAY) for i in range(20_000)])
+    joined = join_features(store, frame)
+    pd.testing.assert_frame_equal(joined[list(frame.columns)], frame)
+    found = joined["last_seen_at"].notna().tolist()
+    assert found == [i * 7 % 41 <= min(39, i * 11 % 60) for i in range(20_000)]
+    assert 0 < sum(found) < 20_000
+
+
 def test_online_is_offline_at_the_newest_stamp(new_home: Callable[[], Settings]) -> None:
     seen: Counter[str] = Counter()
 

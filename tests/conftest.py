@@ -1,0 +1,78 @@
+"""One small installation for all tests that need one: simulated, admitted, transformed, materialised and trained, once.
+
+Run as a script, this file builds it: the tools leave state behind in a process that tests should not share.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from marquee.settings import Settings, quiet_environment
+
+EVENTS = 30_000
+DAY_AFTER = datetime(2026, 2, 2, 12)
+"""Noon of the day after the simulator's log ends."""
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A trained installation on which nothing was promoted yet. Read only; change a copy of it (``copied``)."""
+    settings = Settings(home=tmp_path_factory.mktemp("installation"), events=EVENTS, as_of=DAY_AFTER)
+    run_steps(settings, "build", "train")
+    return settings
+
+
+@pytest.fixture(scope="session")
+def copied(installation: Settings) -> Callable[[Path], Settings]:
+    """A function that copies the installation to a folder and returns the copy's settings."""
+
+    def copy(home: Path) -> Settings:
+        shutil.copytree(installation.home, home, dirs_exist_ok=True)
+        return installation.model_copy(update={"home": home})
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def train_again() -> Callable[[Settings], None]:
+    """A function that trains once more on an installation, in a process of its own."""
+    return lambda settings: run_steps(settings, "train")
+
+
+def run_steps(settings: Settings, *steps: str) -> None:
+    command = [sys.executable, __file__, str(settings.home), str(settings.events), *steps]
+    done = subprocess.run(
+        command, env=os.environ | quiet_environment(settings), capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def build(settings: Settings) -> None:
+    from features.store import materialize
+    from ingestion.load import admit_batch, ingest
+    from ingestion.simulator import Simulator
+    from ingestion.transform import transform
+
+    batch = ingest(Simulator(seed=settings.seed, events=settings.events), settings)
+    admit_batch(settings, batch.batch_id)
+    transform(settings)
+    materialize(settings)
+
+
+def train(settings: Settings) -> None:
+    from training.pipeline import train
+
+    train(settings)
+
+
+if __name__ == "__main__":
+    for step in sys.argv[3:]:
+        {"build": build, "train": train}[step](Settings(home=Path(sys.argv[1]), events=int(sys.argv[2])))
