@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from marquee import console
 from marquee.errors import MarqueeError
@@ -156,7 +157,7 @@ def check(home: Home = None, as_json: Json = False) -> None:
         lines.append(f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows")
         lines += [f"  warning: {warning}" for warning in verdict.warnings]
     lines += [pending] if pending else []
-    lines.append(f"what the gates saw: {settings.reports / 'gates.html'}")
+    lines += [f"what the gates saw: {settings.reports / 'gates.html'}"] if verdicts else []
     console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
 
 
@@ -190,9 +191,9 @@ def transform(home: Home = None, as_json: Json = False) -> None:
 @app.command(epilog="Example:  marquee materialize")
 def materialize(home: Home = None, as_json: Json = False) -> None:
     """Write the newest features to the online store."""
+    settings = _settings(home, after="transform")
     from features.store import materialize as write
 
-    settings = _settings(home, after="transform")
     with console.progress("materialize", None, settings.quiet):
         counts = write(settings)
     console.show(dict(counts), [f"{table}: {count:,} rows" for table, count in counts.items()], as_json)
@@ -217,11 +218,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Show what a bundle was worth on a window later than all it was trained on, and draw its report."""
+    settings = _settings(home, after=None if tag else "train")
     from training import registry
     from training.pipeline import require_latest_bundle
     from training.report import summary_lines, write_report
 
-    settings = _settings(home, after="train")
     tag = tag or require_latest_bundle(settings)
     report = registry.load_bundle(settings, tag).report
     page = write_report(settings, tag, report)
@@ -238,12 +239,12 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let the gate judge a bundle and make it champion; a running service follows within a second."""
+    settings = _settings(home, after=None if tag else "train")
     from dataclasses import asdict
 
     from training.pipeline import require_latest_bundle
     from training.promotion import promote as ask
 
-    settings = _settings(home, after="train")
     tag = tag or require_latest_bundle(settings)
     checks = ask(settings, tag, by or getpass.getuser(), override)
     rows: list[list[object]] = [
@@ -268,9 +269,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make the champion before the present one champion again."""
+    settings = _settings(home, after="promote")
     from training.registry import roll_back
 
-    settings = _settings(home, after="promote")
     now = datetime.now(UTC).replace(tzinfo=None)
     tag = roll_back(settings, by or getpass.getuser(), reason, now)
     console.show({"champion": tag}, [f"{tag} is champion again"], as_json)
@@ -312,13 +313,18 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Preview the champion's slate for a visitor, with its reasons; nothing is logged and no service is needed."""
+    settings = _settings(home, after="promote", as_of=as_of)
     from serving.schemas import RecommendRequest
     from serving.scoring import Scorer
 
-    settings = _settings(home, after="promote", as_of=as_of)
-    request = RecommendRequest(visitor_id=visitor, placement=placement, n=n)
+    try:
+        request = RecommendRequest(visitor_id=visitor, placement=placement, n=n)
+    except ValidationError as error:
+        raise MarqueeError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
     answer = Scorer(settings, stream=None).recommend(request)
     lines = [f"{answer.bundle}, {answer.policy}" + (f", fallback: {answer.fallback}" if answer.fallback else "")]
+    if not answer.slate:
+        lines.append(f"no banner may stand at {placement} at that moment; --as-of chooses another")
     for banner in answer.slate:
         lines.append(f"{banner.position + 1}. {banner.banner_id} {banner.title}  p(click) {banner.score:.3f}")
         lines += [f"     {reason}" for reason in banner.reasons]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -26,9 +28,21 @@ def fail(message: str) -> None:
     sys.stderr.write(f"error: {message}\n")
 
 
+def plain_reason(error: Exception) -> str:
+    """What a person can mend of an error that is not ours: a path, a full disk, a locked warehouse; else empty."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if held := re.search(r"lock is held in (\S+) \(PID (\d+)\)", str(error)):
+        return f"the warehouse is in use by process {held[2]} ({held[1]}); wait for it to end, then try again"
+    return ""
+
+
 @contextmanager
 def progress(title: str, total: int | None = None, quiet: bool = False) -> Iterator[Advance]:
-    """A bar on stderr while the block runs; the yielded function takes how much more is done."""
+    """A bar on stderr while the block runs; the yielded function takes how much more is done.
+
+    What tools print on stdout meanwhile is dropped: stdout is for the result, which may be JSON.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -37,7 +51,8 @@ def progress(title: str, total: int | None = None, quiet: bool = False) -> Itera
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+    bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
+    with redirect_stdout(io.StringIO()), bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -122,9 +123,12 @@ def _start_service(settings: Settings, log: Path | None) -> subprocess.Popen[byt
 def _wait_until_ready(child: subprocess.Popen[bytes], address: str, log: Path) -> None:
     limit = time.monotonic() + READY_SECONDS
     while time.monotonic() < limit:
+        written = log.read_text(encoding="utf-8", errors="replace")
         if child.poll() is not None:
-            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise MarqueeError(f"the service ended at once; see {log}: {' '.join(tail)}")
+            raise MarqueeError(f"the service ended at once: {' '.join(written.strip().splitlines()[-1:])} (log: {log})")
+        if "Application startup failed" in written:  # BentoML would start the worker again for ever
+            reasons = re.findall(r"^[\w.]+(?:Error|Busy): (.*)$", written, re.MULTILINE)
+            raise MarqueeError(f"the service cannot start: {' '.join(reasons[-1:])} (log: {log})")
         try:
             with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:
                 if answer.status == 200:

@@ -321,3 +321,15 @@ def test_rows_that_arrive_late_reach_the_online_store(new_home: Callable[[], Set
     materialize(settings)
     found = OnlineFeatures(settings).visitors(["v1"], EPOCH + 100 * DAY)
     assert found == {"v1": expected(VISITORS, "v1", 100 - days_late)}
+
+
+def test_an_unfinished_day_stays_offline(tmp_path: Path) -> None:
+    noon = EPOCH + 10.5 * DAY
+    settings = Settings(home=tmp_path, as_of=noon)
+    write_marts(settings, visitors=[("v1", 10), ("v1", 11), ("v2", 11)], banners=[("b1", 10), ("b1", 11)])
+    assert materialize(settings) == {"visitor_features": 3, "banner_features": 2}
+    online = OnlineFeatures(settings)
+    visitors = online.visitors(["v1", "v2"], noon)
+    assert {visitor: row["category_affinity"] for visitor, row in visitors.items()} == {"v1": '{"c10": 1.0}'}
+    expected = feature_row(BANNERS, ("b1", 10))
+    assert online.banners(["b1"]) == {"b1": {name: expected[name] for name in feature_names(BANNERS)}}

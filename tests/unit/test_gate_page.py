@@ -1,0 +1,45 @@
+"""The gates' page: every validation is on it, the worst verdict leads, and it fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from expectations.gate_page import write_gate_page
+
+
+def result(name: str, *entries: tuple[bool, str]) -> dict[str, Any]:
+    results = [
+        {
+            "success": success,
+            "expectation_config": {
+                "type": "expect_column_values_to_be_between",
+                "severity": severity,
+                "kwargs": {"column": f"c{place}", "batch_id": "b", "max_value": 1},
+            },
+            "result": {"unexpected_count": 0 if success else 3, "element_count": 9},
+        }
+        for place, (success, severity) in enumerate(entries)
+    ]
+    return {"suite_name": "events", "meta": {"run_id": {"run_name": name}}, "results": results}
+
+
+def test_every_validation_and_expectation_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "validations" / "events"
+    folder.mkdir(parents=True)
+    runs = {
+        "good": ((True, "critical"), (True, "warning")),
+        "worrying": ((True, "critical"), (False, "warning")),
+        "bad <b>": ((False, "critical"), (False, "warning")),
+    }
+    for place, (name, entries) in enumerate(runs.items()):
+        (folder / f"{place}.json").write_text(json.dumps(result(name, *entries)))
+    page = write_gate_page(tmp_path).read_text()
+    heads = dict(re.findall(r'<span class="(\w+)">\w+</span> (\S+)', page))
+    assert heads == {"passed": "good", "warning": "worrying", "refused": "bad"}
+    assert page.count("<tr><td") == 6
+    assert page.count("3 of 9 rows break it") == 3
+    assert "<b>" not in page
+    assert not re.search(r"(src|href)=[\"']?http", page)
