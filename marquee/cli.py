@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,9 +31,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def main() -> None:
     """Entry point: an error meant for a person is one line on stderr and exit code 1."""
-    # Python reads PYTHONWARNINGS before we can set it; tools warn of each other's deprecations, which helps no user.
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
     try:
         app()
     except MarqueeError as error:
@@ -340,7 +336,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     console.show(found, overview_lines(found), as_json)
 
 
-@app.command(epilog="Examples:  marquee demo   |   marquee demo --source completejourney --path DIR   |   --serve")
+@app.command(epilog="Examples:  marquee demo   |   marquee demo --source completejourney --path DIR   |   marquee demo --serve")
 def demo(
     source: Annotated[str, typer.Option(help="simulator or completejourney.")] = "simulator",
     path: Annotated[Path | None, typer.Option(help="Folder of the completejourney files.")] = None,

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -30,6 +31,8 @@ def fail(message: str) -> None:
 
 def plain_reason(error: Exception) -> str:
     """What a person can mend of an error that is not ours: a path, a full disk, a locked warehouse; else empty."""
+    if str(error) == "Query interrupted":  # DuckDB's own word for Ctrl-C
+        return "interrupted; nothing is half-loaded, run the same command again"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if held := re.search(r"lock is held in (\S+) \(PID (\d+)\)", str(error)):
@@ -41,7 +44,8 @@ def plain_reason(error: Exception) -> str:
 def progress(title: str, total: int | None = None, quiet: bool = False) -> Iterator[Advance]:
     """A bar on stderr while the block runs; the yielded function takes how much more is done.
 
-    What tools print on stdout meanwhile is dropped: stdout is for the result, which may be JSON.
+    What tools print meanwhile is dropped: stdout is for the result, which may be JSON, and their warnings of each
+    other's deprecations help no user.
     """
     columns = (
         SpinnerColumn(),
@@ -52,7 +56,7 @@ def progress(title: str, total: int | None = None, quiet: bool = False) -> Itera
     )
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
-    with redirect_stdout(io.StringIO()), bar:
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"), bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.batch import BATCH_ROWS, arrow_schema, check_event
-from ingestion.simulator import BOT_CLICK_RATE, DAY, KINDS, SECOND, Simulator, draw_day
+from ingestion.simulator import Simulator
+from ingestion.traffic import BOT_CLICK_RATE, DAY, KINDS, SECOND, draw_day
 from ingestion.world import PLACEMENTS, SLOTS
 from marquee import contract
 
