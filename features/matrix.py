@@ -91,7 +91,8 @@ def ranker_matrix(columns: Mapping[str, Any], visitor_shares: Any, banner_shares
             np.asarray(columns["visitor_impression_count_365d"], dtype=np.float64),
             base_rate,
         ),
-        "hours_since_seen": (at - np.asarray(columns["last_seen_at"], dtype=np.float64)) / 3600.0,
+        # Whole seconds, because Feast's online store keeps no more of a timestamp and its offline store does.
+        "hours_since_seen": (at - np.floor(np.asarray(columns["last_seen_at"], dtype=np.float64))) / 3600.0,
         "banner_impression_count_28d": np.nan_to_num(columns["banner_impression_count_28d"]),
         "banner_click_rate": smoothed_rate(
             np.asarray(columns["banner_click_count_28d"], dtype=np.float64),

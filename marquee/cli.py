@@ -336,7 +336,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     console.show(found, overview_lines(found), as_json)
 
 
-@app.command(epilog="Examples:  marquee demo   |   marquee demo --source completejourney --path DIR   |   marquee demo --serve")
+@app.command(epilog="Examples:  marquee demo --serve   |   marquee demo --source completejourney --path DIR")
 def demo(
     source: Annotated[str, typer.Option(help="simulator or completejourney.")] = "simulator",
     path: Annotated[Path | None, typer.Option(help="Folder of the completejourney files.")] = None,

@@ -57,12 +57,14 @@ def test_help_lists_every_verb_with_what_it_does() -> None:
 def test_help_of_a_verb_tells_each_option_and_shows_an_example(verb: str) -> None:
     command = COMMANDS[verb]
     assert command.callback.__doc__.strip().endswith(".")
-    answer = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"})
+    answer = CliRunner().invoke(app, [verb, "--help"])
     assert answer.exit_code == 0
-    assert command.callback.__doc__.strip().split(".")[0] in answer.output
+    shown = " ".join(answer.output.split())
+    assert command.callback.__doc__ in shown
+    assert str(command.epilog).split()[-1] in shown
     for parameter in command.params:
         assert parameter.help, f"{verb} {parameter.name} has no help"
-        assert parameter.opts[0] in answer.output
+        assert parameter.opts[0] in shown
     assert any(line[0] == verb for line in examples(verb)), f"{verb} shows no example of itself"
 
 
@@ -84,8 +86,8 @@ def test_parsing_can_fail(words: list[str]) -> None:
 def test_home_and_json_are_where_they_are_promised() -> None:
     homes = {verb for verb in VERBS if option(verb, "--home")}
     jsons = {verb for verb in VERBS if option(verb, "--json")}
-    assert WITH_HOME <= homes, WITH_HOME - homes
-    assert WITH_JSON <= jsons, WITH_JSON - jsons
+    assert homes >= WITH_HOME, WITH_HOME - homes
+    assert jsons >= WITH_JSON, WITH_JSON - jsons
     assert VERBS - homes == {"sources"}, "only what touches no installation needs no --home"
 
 
