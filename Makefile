@@ -51,13 +51,13 @@ smoke: setup
 	@"$(BIN)/marquee" demo --events 60000 --home "$(VENV)-demo"
 
 test: setup-dev lint types
-	@"$(BIN)/python" -m pytest -m "not slow"
+	@"$(BIN)/python" -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-unit: setup-dev
 	@"$(BIN)/python" -m pytest tests/unit
 
 test-all: setup-dev lint types
-	@"$(BIN)/python" -m pytest
+	@"$(BIN)/python" -m pytest -n 2 --dist loadfile
 
 lint: setup-dev
 	@"$(BIN)/ruff" check .

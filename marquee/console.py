@@ -56,7 +56,7 @@ def progress(title: str, total: int | None = None, quiet: bool = False) -> Itera
     )
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"), bar:
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True), bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
 

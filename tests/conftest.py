@@ -5,6 +5,7 @@ Run as a script, this file builds it: the tools leave state behind in a process 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,8 +26,15 @@ DAY_AFTER = datetime(2026, 2, 2, 12)
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A trained installation on which nothing was promoted yet. Read only; change a copy of it (``copied``)."""
-    settings = Settings(home=tmp_path_factory.mktemp("installation"), events=EVENTS, as_of=DAY_AFTER)
-    run_steps(settings, "build", "train")
+    base = tmp_path_factory.getbasetemp()
+    # Test processes that run side by side share the folder above their own, and one installation in it.
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    settings = Settings(home=root / "installation", events=EVENTS, as_of=DAY_AFTER)
+    with (root / "installation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "installation.done").exists():
+            run_steps(settings, "build", "train")
+            (root / "installation.done").touch()
     return settings
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -47,6 +47,7 @@ from training.promotion import promote
 pytestmark = pytest.mark.tools
 RECOMMEND, EVENTS, MODEL = "/v1/banners/recommend", "/v1/events", "/v1/model"
 AT = "2026-02-02T11:59:00Z"
+NOON = datetime(2026, 2, 2, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +220,25 @@ def test_events_are_accepted_one_by_one_and_in_lists_and_count_once(served: Serv
         assert connection.execute(query).fetchall() == [(datetime(2026, 2, 2, 11, 59),)]
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=4)
-kinds = st.sampled_from(contract.EVENT_KINDS)
-ids = st.fixed_dictionaries({"event_id": st.just("e"), "visitor_id": st.just("v"), "kind": kinds})
-fields = [name for name in contract.EVENTS.names if name not in ("event_id", "kind", "occurred_at", "visitor_id")]
-needed = {"product_id": "p", "banner_id": "b", "placement_id": "p", "impression_id": "i"}
+numbers = st.integers(-2, 2**66) | st.floats(-1, width=32) | st.sampled_from([2**63 - 1, 2**63, float("inf")])
+VALUES = {"string": st.text(max_size=4), "int": numbers, "float": numbers}
+needed = {"event_id": "e", "visitor_id": "v", "product_id": "p", "banner_id": "b", "placement_id": "p"}
+optional = {
+    column.name: st.none() | VALUES[column.type]
+    for column in contract.EVENTS.columns
+    if column.name not in (*needed, "kind", "occurred_at", "device")
+}
+moments = st.datetimes(datetime(1989, 12, 30), datetime(2101, 1, 2), timezones=st.timezones() | st.none())
 
 
-@given(ids, st.datetimes(timezones=st.timezones() | st.none()), st.dictionaries(st.sampled_from(fields), scalars))
-def test_what_the_api_accepts_the_loader_takes(ids: dict[str, Any], at: datetime, other: dict[str, Any]) -> None:
+@given(st.sampled_from(contract.EVENT_KINDS), moments, st.fixed_dictionaries({}, optional=optional))
+@example("other", datetime(1990, 1, 1, tzinfo=timezone(timedelta(hours=14))), {})
+@example("other", datetime(2100, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5))), {})
+@example("other", NOON, {"position": 2**63})
+@example("other", NOON, {"quantity": float("inf")})
+def test_what_the_api_accepts_the_loader_takes(kind: str, at: datetime, other: dict[str, Any]) -> None:
     """An acknowledged event may not be set aside later, when nobody is there to hear why."""
-    body = json.dumps(needed | ids | {"occurred_at": at.isoformat()} | other)
+    body = json.dumps(needed | {"kind": kind, "impression_id": "i", "occurred_at": at.isoformat()} | other)
     try:
         (row,) = Events.model_validate_json(body).rows()
     except ValidationError:

@@ -5,7 +5,10 @@ with promoted as (
 ),
 
 counts as (
-    select banner_id, count(*) as product_count, avg(price) as mean_price
+    select
+        banner_id,
+        count(*) as product_count,
+        {{ stable_sum('price') }} / nullif(count(price), 0) as mean_price
     from promoted
     group by banner_id
 ),

@@ -10,7 +10,7 @@ days as (
         count(case when kind in ('page_view', 'product_view') then 1 end) as view_count,
         count(case when kind = 'cart' then 1 end) as cart_count,
         count(case when kind = 'order' then 1 end) as order_count,
-        coalesce(sum(case when kind = 'order' then amount end), 0) as order_amount
+        coalesce({{ stable_sum("case when kind = 'order' then amount end") }}, 0) as order_amount
     from events
     group by visitor_id, event_date
 ),

@@ -7,6 +7,6 @@ select
     count(distinct session_id) as session_count,
     count(distinct event_date) as active_day_count,
     count(case when kind = 'order' then 1 end) as order_count,
-    coalesce(sum(case when kind = 'order' then amount end), 0) as order_amount
+    coalesce({{ stable_sum("case when kind = 'order' then amount end") }}, 0) as order_amount
 from {{ ref('int_events_sessionised') }}
 group by visitor_id
