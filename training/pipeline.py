@@ -31,6 +31,8 @@ def train_retrieval(settings: Settings, on_epoch: Progress | None = None) -> Pat
     data = load_dataset(settings)
     fit = np.concatenate([data.split.train, data.split.validation])
     clicks = fit[data.clicked[fit]]
+    if not len(clicks):
+        raise NothingToDo("no impression before the held-out window was clicked: ingest more days")
     visitors = visitor_inputs(data.visitor_shares[clicks], data.frame[list(COUNTS)].to_numpy(np.float64)[clicks])
     banners = banner_inputs(data.banner_shares, data.catalogue.product_counts, data.catalogue.mean_prices)
     two_tower = TwoTowerSettings(seed=settings.seed)

