@@ -200,7 +200,7 @@ def test_dags_say_when_and_packages_say_what() -> None:
 
 
 def test_folders_that_are_no_packages_stay_none() -> None:
-    folders = ("dags", "dbt_project", "docker", "tests", "benchmarks")
+    folders = ("dags", "dbt_project", "docker", "tests")
     assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
     assert [name(path) for folder in folders for path in (ROOT / folder).rglob("__init__.py")] == []
     # dbt imports every top-level module whose name starts with dbt_.
