@@ -5,7 +5,6 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := $(VENV)/bin
-UV_VERSION := 0.13.9
 SOURCE ?= simulator
 DATA ?=
 EVENTS ?=
@@ -26,12 +25,13 @@ help:
 setup: $(VENV)/.platform
 setup-dev: $(VENV)/.dev
 
-$(VENV)/.uv:
+$(VENV)/.uv: requirements/uv.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python found; install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "error: Marquee needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d; choose one with make PYTHON=python3.11" % v)'
+	@test "$$(uname -sm)" = "Linux x86_64" || { echo "error: Marquee's locks are for Linux on x86-64, and this is $$(uname -sm)" >&2; exit 1; }
 	@echo "setting up $(VENV) (about 2.5 GB, once)"
 	@"$(PYTHON)" -m venv "$(VENV)"
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
 # The lock is complete, so nothing is resolved: --no-deps. Compiled bytecode makes every later start 3-5 times faster.
