@@ -28,7 +28,7 @@ def transform_events() -> None:
         with task_outcome():
             transform(load_settings())
 
-    @task(outlets=[Asset(TRAINING_ROWS_ASSET)])
+    @task
     def check_training_rows() -> None:
         """Stop here when the training rows are not fit to learn from; yesterday's features keep serving."""
         from expectations.validate import check_training_rows as check
@@ -38,7 +38,8 @@ def transform_events() -> None:
         with task_outcome():
             check(load_settings())
 
-    @task
+    # Announced here and not above: training must not start before the features are there.
+    @task(outlets=[Asset(TRAINING_ROWS_ASSET)])
     def materialize_features() -> dict[str, int]:
         """Apply the feature definitions and write the newest features to the online store."""
         from features.store import materialize

@@ -15,7 +15,7 @@ from features.definitions import BANNER_SERVICE, VISITOR_SERVICE, feature_names,
 from features.freshness import TTL_DAYS, is_fresh
 from marquee import contract
 from marquee.errors import NothingToDo
-from marquee.settings import Settings
+from marquee.settings import Settings, settings_now
 
 CONFIG = Path(__file__).with_name("feature_store.yaml")
 FEATURE_TABLES = (contract.VISITOR_FEATURES, contract.BANNER_FEATURES)
@@ -41,7 +41,7 @@ def export_offline(settings: Settings) -> dict[str, int]:
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         connection.execute("set timezone = 'UTC'")
         for table in FEATURE_TABLES:
-            target, partial = offline / f"{table.name}.parquet", offline / f"{table.name}.parquet.partial"
+            target, partial = offline / f"{table.name}.parquet", offline / f"{table.name}.{os.getpid()}.partial"
             columns = ", ".join(_exported(column) for column in table.columns)
             query = f"select {columns} from marts.{table.name} order by all"  # noqa: S608 - names are the contract's
             connection.execute(f"copy ({query}) to '{partial}' (format parquet)")
@@ -56,6 +56,20 @@ def _exported(column: contract.Column) -> str:
     return f"timezone('UTC', {column.name}) as {column.name}" if column.type == "timestamp" else column.name
 
 
+def refresh_offline(settings: Settings) -> tuple[FeatureStore, dict[str, int]]:
+    """The store with its offline files as the marts are now and its definitions applied; offline rows by table.
+
+    Raises:
+        NothingToDo: the feature marts are empty.
+    """
+    counts = export_offline(settings)
+    if not counts[contract.VISITOR_FEATURES.name]:
+        raise NothingToDo("no visitor features yet: run transform_events on some events first")
+    store = open_store(settings)
+    store.apply(feature_objects(settings.features / "offline"))
+    return store, counts
+
+
 def materialize(settings: Settings) -> dict[str, int]:
     """Apply the definitions and bring the online store up to now; offline rows by table.
 
@@ -65,12 +79,8 @@ def materialize(settings: Settings) -> dict[str, int]:
     Raises:
         NothingToDo: the feature marts are empty.
     """
-    counts = export_offline(settings)
-    if not counts[contract.VISITOR_FEATURES.name]:
-        raise NothingToDo("no visitor features to materialise yet: run transform_events on some events first")
-    now = (settings.as_of or datetime.now(UTC)).replace(tzinfo=UTC)
-    store = open_store(settings)
-    store.apply(feature_objects(settings.features / "offline"))
+    store, counts = refresh_offline(settings)
+    now = settings_now(settings).replace(tzinfo=UTC)
     for table in FEATURE_TABLES:
         if counts[table.name]:
             _materialize_view(store, table.name, settings.features / "offline" / f"{table.name}.parquet", now)

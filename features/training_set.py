@@ -9,7 +9,7 @@ import pandas as pd
 from feast import FeatureStore
 
 from features.definitions import RANKER_SERVICE
-from features.store import open_store
+from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import GateError, NothingToDo
 from marquee.settings import Settings
@@ -52,7 +52,9 @@ def build_training_set(settings: Settings) -> Path:
             raise NothingToDo("no training rows yet: run transform_events") from None
     if rows.empty:
         raise NothingToDo("training_rows is empty: no impression of a known banner has been loaded")
-    joined = join_features(open_store(settings), rows)
+    # The files may be older than the marts, and the join would not say so.
+    store, _ = refresh_offline(settings)
+    joined = join_features(store, rows)
     target = settings.features / "training_set.parquet"
     partial = target.with_suffix(".partial")
     joined.to_parquet(partial, index=False)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from marquee import console
 from marquee.errors import MarqueeError
 from marquee.process import environment, free_port, migrate, running_service
-from marquee.settings import Settings, load_settings, quiet_environment
+from marquee.settings import Settings, load_settings, quiet_environment, settings_now
 
 TASKS: Final = {
     "ingest_events": ("read_source", "load_log", "check_raw"),
@@ -200,7 +200,7 @@ def _true_values(settings: Settings, bundle: Any) -> dict[str, dict[str, float]]
     from features.store import OnlineFeatures
     from ingestion.simulator import Simulator
     from serving.replay import policy_values
-    from serving.scoring import Scorer, settings_now
+    from serving.scoring import Scorer
 
     world = Simulator(seed=settings.seed, events=settings.events)
     requests = world.requests(REQUESTS, settings.seed)

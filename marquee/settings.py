@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     def registry(self) -> Path:
         """The record of promotions."""
         return self.home / "registry.sqlite"
+
+
+def settings_now(settings: Settings) -> datetime:
+    """The moment to act at, UTC without a zone: ``as_of`` when it is set, else now."""
+    moment = settings.as_of or datetime.now(UTC)
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def load_settings(home: Path | None = None, **overrides: Any) -> Settings:

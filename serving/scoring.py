@@ -8,7 +8,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from features.matrix import BANNER_COUNTS, Floats
 from features.store import OnlineFeatures
 from ingestion.event_stream import EventStream
 from marquee import contract
-from marquee.settings import Settings
+from marquee.settings import Settings, settings_now
 from serving.recommend import Placed, recommend, request_rng
 from serving.schemas import RecommendedBanner, RecommendRequest, RecommendResponse, Running
 from training import registry
@@ -156,9 +156,3 @@ class Scorer:
             propensity=placed.propensity,
             reasons=placed.reasons,
         )
-
-
-def settings_now(settings: Settings) -> datetime:
-    """The moment to serve at, UTC without a zone: ``as_of`` when it is set, else now."""
-    moment = settings.as_of or datetime.now(UTC)
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

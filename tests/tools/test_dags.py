@@ -36,7 +36,7 @@ TASKS: dict[str, dict[str, list[str]]] = {
 """Tasks of each DAG with those they wait for."""
 CHAIN = [
     ("ingest_events", "check_raw", contract.RAW_EVENTS_ASSET, "transform_events"),
-    ("transform_events", "check_training_rows", contract.TRAINING_ROWS_ASSET, "train_models"),
+    ("transform_events", "materialize_features", contract.TRAINING_ROWS_ASSET, "train_models"),
     ("train_models", "assemble_bundle", contract.BUNDLE_ASSET, "promote_bundle"),
 ]
 """DAG, the task that announces the asset, the asset, the DAG that waits for it."""
