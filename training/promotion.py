@@ -59,7 +59,9 @@ def judge(settings: Settings, tag: str) -> list[Check]:
 
 
 def promote(settings: Settings, tag: str, by: str, override: str | None = None) -> list[Check]:
-    """Make the bundle champion if the gate lets it; every verdict is recorded.
+    """Make the bundle champion if the gate lets it; a promotion or a refusal is recorded with its checks.
+
+    Promoting the champion again judges it again and records nothing new.
 
     Args:
         by: who asks, for the record.
