@@ -10,7 +10,7 @@ DATA ?=
 EVENTS ?=
 SERVE ?=
 
-.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke airflow clean help
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline airflow clean help
 
 help:
 	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-unit            unit tests alone, under a minute"
 	@echo "make smoke PYTHON=python3.12 VENV=.venv-3.12   the whole demo at its smallest size on another Python"
 	@echo "make airflow              Airflow's UI on this installation's DAGs"
+	@echo "make bench-pipeline DATA=DIR   load, build and materialise at volume, against a plain scan; last line JSON"
 	@echo "make lock                 resolve the dependencies anew"
 
 setup: $(VENV)/.platform
@@ -75,11 +76,16 @@ format: setup-dev
 airflow: setup
 	@"$(BIN)/marquee" airflow standalone
 
-LOCK = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
+bench-pipeline: setup-dev
+	@"$(BIN)/python" -m benchmarks.pipeline $(if $(DATA),--data "$(DATA)") $(BENCH)
+
+# The largest lock first: it binds the smaller ones, so that one version serves everywhere.
+LOCK = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 lock: $(VENV)/.uv
-	@$(LOCK) --extra platform --output-file requirements/platform.txt
-	@$(LOCK) --extra platform --group dev --constraint requirements/platform.txt --output-file requirements/dev.txt
-	@$(LOCK) --extra serving --constraint requirements/platform.txt --output-file requirements/serving.txt
+	@$(LOCK) pyproject.toml --extra platform --extra spark --group dev --output-file requirements/dev.txt
+	@$(LOCK) pyproject.toml --extra platform --extra spark --constraint requirements/dev.txt --output-file requirements/spark.txt
+	@$(LOCK) pyproject.toml --extra platform --constraint requirements/dev.txt --output-file requirements/platform.txt
+	@$(LOCK) pyproject.toml --extra serving --constraint requirements/dev.txt --output-file requirements/serving.txt
 
 clean:
 	@rm -rf "$(VENV)" .marquee .marquee-demo

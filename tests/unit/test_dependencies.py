@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("dev", "platform", "serving")
+LOCKS = ("dev", "spark", "platform", "serving")
 ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)(\[[\w,-]+\])?==[\w.+!]+( ; [^\\]+)? \\$")
 
@@ -81,10 +81,10 @@ def test_cpu_builds_are_locked_and_the_others_are_not(lock: str) -> None:
     assert not pinned & {"tensorflow", "xgboost", "dbt-core-experimental-parser"}
 
 
-def test_locks_grow_from_serving_to_platform_to_dev() -> None:
+def test_locks_grow_from_serving_to_platform_to_spark_to_dev() -> None:
     """The same name has the same version in all of them, and the smaller lock is part of the larger."""
     pins = [
         set(re.findall(r"^([\w.-]+==[^ ;]+)", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE))
-        for lock in ("serving", "platform", "dev")
+        for lock in ("serving", "platform", "spark", "dev")
     ]
-    assert pins[0] < pins[1] < pins[2]
+    assert pins[0] < pins[1] < pins[2] < pins[3]
