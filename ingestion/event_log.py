@@ -3,22 +3,24 @@
 log/
 ├── batches/<batch_id>/    one source read whole: <table>-00000.parquet …, rejected.jsonl, batch.json
 ├── stream/<writer>.jsonl  events that the service acknowledged, one JSON line each (``event_stream``)
-└── staging/<pid>-<…>/     being written; never loaded, removed once its writer is gone
+└── staging/<…>/           being written, beside its lock; never loaded, removed once its writer is gone
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +46,8 @@ __all__ = [
 
 REJECTED: Final = "rejected.jsonl"
 MANIFEST: Final = "batch.json"
+SEGMENT_ROWS: Final = 200_000
+"""Rows up to which batches that follow each other share a segment, so that many small files make few segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +131,22 @@ def write_batch(
 ) -> tuple[Manifest, str]:
     """Write one batch into ``folder``, durable; returns its manifest and a hash of its content, file names apart."""
     segments: list[Segment] = []
+    hashes: list[Future[str]] = []
     digest = hashlib.sha256()
-    with (folder / REJECTED).open("w", encoding="utf-8") as rejected:
-        for batch in batches:
+    with (folder / REJECTED).open("w", encoding="utf-8") as rejected, ThreadPoolExecutor(1) as writer:
+        for batch in _merged(_checked(source, batch, on_batch) for batch in batches):
             number = sum(s.table == batch.table for s in segments)
-            data = _to_parquet(source, batch)
             file = folder / f"{batch.table}-{number:05d}.parquet"
-            file.write_bytes(data)
-            sync(file)
+            # The next segment is read while this one is written; never two, or a fast reader would fill the memory.
+            wait(hashes[-1:])
+            hashes.append(writer.submit(_write_segment, file, batch.records))
             segments.append(Segment(file.name, batch.table, batch.derived, batch.records.num_rows, len(batch.rejected)))
-            digest.update(f"\n{batch.table} {batch.derived} {hashlib.sha256(data).hexdigest()}".encode())
             for row in batch.rejected:
                 rejected.write(_rejected_line(batch, row))
                 digest.update(f"\n{row.line} {row.reason} {row.text}".encode("utf-8", "replace"))
-            if on_batch:
-                on_batch(0 if batch.derived else batch.records.num_rows + len(batch.rejected))
+        for segment, written in zip(segments, hashes, strict=True):
+            text = f"\n{segment.table} {segment.derived} {segment.rejected} {written.result()}"
+            digest.update(text.encode())
     manifest = Manifest(source, tuple(segments))
     content = {"source": source, "tables": manifest.tables, "segments": manifest.segments}
     (folder / MANIFEST).write_text(json.dumps(content, default=asdict, indent=1), encoding="utf-8")
@@ -162,46 +167,99 @@ def read_manifest(folder: Path) -> Manifest:
 
 @contextmanager
 def staging_folder(log: Path) -> Iterator[Path]:
-    """An empty folder that disappears with the block, unless it was moved away; also clears up after killed runs."""
+    """An empty folder that disappears with the block, unless it was moved away; also clears up after killed runs.
+
+    The lock file beside it tells a living owner from a dead one, in another container too.
+    """
     root = log / "staging"
     root.mkdir(parents=True, exist_ok=True)
-    for left_over in root.iterdir():
-        pid = left_over.name.partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(left_over, ignore_errors=True)  # another append may be removing it at this moment
-    folder = root / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        if folder.exists():
-            shutil.rmtree(folder)
+    for name in {entry.name.removesuffix(".lock") for entry in root.iterdir()}:
+        _clear(root / name)
+    with _claimed(root) as folder:
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder)
 
 
-def _to_parquet(source: str, batch: Batch) -> bytes:
+@contextmanager
+def _claimed(root: Path) -> Iterator[Path]:
+    """A name for a folder, locked while the block lasts."""
+    while True:
+        folder = root / uuid.uuid4().hex[:12]
+        with _lock_of(folder).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _lock_of(folder).exists():  # taken for a left-over in the moment before it was locked
+                continue
+            try:
+                yield folder
+            finally:
+                _lock_of(folder).unlink(missing_ok=True)
+        return
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder whose owner is gone."""
+    with _lock_of(folder).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # another append may be removing it at this moment
+        _lock_of(folder).unlink(missing_ok=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _checked(source: str, batch: Batch, on_batch: Callable[[int], None] | None) -> Batch:
+    """The batch with its records in the contract's schema."""
     table = contract.RAW_TABLES.get(batch.table)
     if table is None:
         raise SourceError(f"source {source}: {batch.table!r} is not one of {', '.join(contract.RAW_TABLES)}")
     try:
-        checked = batch.records.cast(arrow_schema(table))
+        records = batch.records.cast(arrow_schema(table))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise SourceError(f"source {source}, table {batch.table}: {error}") from error
+    if on_batch:
+        on_batch(0 if batch.derived else batch.records.num_rows + len(batch.rejected))
+    return replace(batch, records=records)
+
+
+def _merged(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Neighbours of one table as one batch of at most ``SEGMENT_ROWS`` rows, unless a single one has more."""
+    for _, run in groupby(batches, key=lambda batch: (batch.table, batch.derived)):
+        gathered: list[Batch] = []
+        for batch in run:
+            if gathered and _size(*gathered, batch) > SEGMENT_ROWS:
+                yield _joined(gathered)
+                gathered = []
+            gathered.append(batch)
+        yield _joined(gathered)
+
+
+def _size(*batches: Batch) -> int:
+    return sum(batch.records.num_rows + len(batch.rejected) for batch in batches)
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    records = pa.concat_tables([batch.records for batch in batches]).combine_chunks()
+    return replace(batches[0], records=records, rejected=[row for batch in batches for row in batch.rejected])
+
+
+def _write_segment(file: Path, records: pa.Table) -> str:
+    """Write a segment, durable; the hash of its bytes."""
     buffer = io.BytesIO()
-    pq.write_table(checked, buffer, compression="zstd")
-    return buffer.getvalue()
+    pq.write_table(records, buffer, compression="zstd")
+    file.write_bytes(buffer.getbuffer())
+    sync(file)
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def _rejected_line(batch: Batch, row: Rejected) -> str:
     values = {"table": batch.table, "derived": batch.derived} | asdict(row)
     # Undecodable bytes may reach us as lone surrogates, which no JSON reader takes back.
     return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

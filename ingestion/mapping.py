@@ -21,7 +21,8 @@ Values = Mapping[str, Any]
 
 _QUOTED: Final = reprlib.Repr()
 _QUOTED.maxstring = _QUOTED.maxother = 80
-_YEARS: Final = range(1990, 2101)
+YEARS: Final = range(1990, 2101)
+"""Those that a time may lie in."""
 _LARGEST: Final = 1e15
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE: Final = re.compile(r"-?\d{1,18}", re.ASCII)
@@ -67,7 +68,7 @@ def check_record(table: contract.Table, record: Record) -> str | None:
         value = record.get(column.name)
         if column.required and value in (None, ""):
             return f"{column.name} is missing, which a row of {table.name} needs"
-        if column.type == "timestamp" and value is not None and value.year not in _YEARS:
+        if column.type == "timestamp" and value is not None and value.year not in YEARS:
             return f"{column.name} {value} is not between 1990 and 2100"
     return None
 
@@ -130,7 +131,7 @@ def after_epoch(name: str, micros: int) -> datetime:
     """Microseconds since 1970 as naive UTC, between 1990 and 2100."""
     try:
         moment = EPOCH + timedelta(microseconds=micros)
-        if moment.year in _YEARS:
+        if moment.year in YEARS:
             return moment
         raise OverflowError
     except OverflowError:
@@ -150,7 +151,7 @@ def day(values: Values, name: str) -> datetime:
 def _iso(values: Values, name: str, pattern: re.Pattern[str], layout: str) -> datetime:
     text = values[name].strip()
     try:
-        if pattern.fullmatch(text) and (moment := datetime.fromisoformat(text)).year in _YEARS:
+        if pattern.fullmatch(text) and (moment := datetime.fromisoformat(text)).year in YEARS:
             return moment
         raise ValueError
     except ValueError:

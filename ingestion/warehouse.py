@@ -1,4 +1,4 @@
-"""The warehouse's raw schema: opening the DuckDB file, its tables, and the SQL that takes one batch in.
+"""The warehouse's raw schema: its tables, and the SQL that takes one batch in.
 
 Rows of a batch are named by their *ordinal*: the number of their segment, times 2^32, plus their place in it.
 """
@@ -7,7 +7,6 @@ Rows of a batch are named by their *ordinal*: the number of their segment, times
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,11 +17,9 @@ import duckdb
 
 from ingestion.event_log import REJECTED, read_manifest
 from marquee import contract
-from marquee.errors import MarqueeError, NothingToDo, WarehouseBusy
+from marquee.errors import MarqueeError
 from marquee.settings import Settings
-
-MEMORY_LIMIT: Final = "4GB"
-"""What DuckDB may hold in memory; beyond it, it spills beside the warehouse file, under ``settings.home``."""
+from marquee.warehouse import open_warehouse
 
 _BOOKS: Final = """
 create schema if not exists raw;
@@ -39,7 +36,11 @@ create table if not exists raw.rejected_rows (
 create table if not exists raw.stream_offsets (file varchar primary key, byte_offset bigint not null);
 """
 
-_STAGED: Final = "(select *, (file_index << 32) + file_row_number as ordinal from read_parquet($files)) staged"
+SLICE: Final = 3
+"""Segments inserted at once, some half a million rows: bounds the memory that sorting them takes."""
+
+_STAGED: Final = """(select *, (($first + file_index) << 32) + file_row_number as ordinal
+    from read_parquet($files)) staged"""
 
 _REJECTED_ROWS: Final = """read_json($rejected, format = 'newline_delimited', columns = {'table': 'varchar',
     'derived': 'boolean', 'file': 'varchar', 'line': 'bigint', 'reason': 'varchar', 'text': 'varchar'})"""
@@ -47,38 +48,9 @@ _REJECTED_ROWS: Final = """read_json($rejected, format = 'newline_delimited', co
 
 @contextmanager
 def connect(settings: Settings, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the warehouse with its clock on UTC: one process that writes, or many that read.
-
-    Raises:
-        WarehouseBusy: another process holds the file.
-        MarqueeError: it is no warehouse.
-        NothingToDo: there is nothing to read yet.
-    """
-    if read_only and not settings.warehouse.exists():
-        raise NothingToDo(f"there is no warehouse at {settings.warehouse} yet; ingest a source first")
-    settings.home.mkdir(parents=True, exist_ok=True)
-    try:
-        connection = duckdb.connect(str(settings.warehouse), read_only=read_only)
-    except (duckdb.IOException, duckdb.ConnectionException) as error:
-        kind = WarehouseBusy if _HELD.search(str(error)) else MarqueeError
-        raise kind(_why_closed(settings.warehouse, str(error))) from error
-    try:
-        connection.execute(f"set timezone = 'UTC'; set memory_limit = '{MEMORY_LIMIT}'")
+    """``open_warehouse``, to write to it."""
+    with open_warehouse(settings, read_only) as connection:
         yield connection
-    finally:
-        connection.close()
-
-
-_HELD = re.compile(r"lock is held in (\S+) \(PID (\d+)\)")
-
-
-def _why_closed(warehouse: Path, error: str) -> str:
-    if holder := _HELD.search(error):
-        return (
-            f"{warehouse} is in use by process {holder[2]} ({holder[1]}), perhaps a load, a dbt run or an open "
-            "DuckDB shell; wait for it to end or close it, then try again"
-        )
-    return f"{warehouse} cannot be opened: {error}"
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -161,17 +133,14 @@ def insert_missing(connection: duckdb.DuckDBPyConnection, batch_id: str, folder:
     for name in dict.fromkeys(t.table for t in manifest.tables):
         table = contract.RAW_TABLES[name]
         segments = [s for s in manifest.segments if s.table == name]
-        files = {"files": [str(folder / s.file) for s in segments]}
+        files = [str(folder / s.file) for s in segments]
+        staged: dict[str, Any] = {"files": files, "first": 0}
         if table is contract.EVENTS:
-            connection.execute(f"create or replace temp table missing as {_MISSING_EVENTS}", files)
+            connection.execute(f"create or replace temp table missing as {_MISSING_EVENTS}", staged)
         else:
             query = f"create or replace temp table missing as {_missing_versions(table)}"
-            connection.execute(query, files | {"batch_id": batch_id})
-        connection.execute(
-            f"insert into raw.{name} select {', '.join(table.names)}, $batch_id from {_STAGED} "
-            "semi join missing using (ordinal)",
-            files | {"batch_id": batch_id},
-        )
+            connection.execute(query, staged | {"batch_id": batch_id})
+        _insert_rows(connection, table, batch_id, files)
         by_segment = connection.execute("select ordinal >> 32, count(*) from missing group by 1").fetchall()
         for number, count in by_segment:
             inserted += count
@@ -182,6 +151,17 @@ def insert_missing(connection: duckdb.DuckDBPyConnection, batch_id: str, folder:
             )
         _check_counts(connection, batch_id, name)
     return inserted
+
+
+def _insert_rows(connection: duckdb.DuckDBPyConnection, table: contract.Table, batch_id: str, files: list[str]) -> None:
+    """Insert the rows of ``missing``; events by time, so that DuckDB finds those of a day without reading the rest."""
+    order = "order by occurred_at" if table is contract.EVENTS else ""
+    for first in range(0, len(files), SLICE):
+        connection.execute(
+            f"insert into raw.{table.name} select {', '.join(table.names)}, $batch_id from {_STAGED} "
+            f"semi join missing using (ordinal) {order}",
+            {"files": files[first : first + SLICE], "first": first, "batch_id": batch_id},
+        )
 
 
 def delete_batch(connection: duckdb.DuckDBPyConnection, batch_id: str, tables: list[str], reason: str) -> None:

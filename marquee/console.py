@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from marquee.warehouse import lock_holder
 
 Advance = Callable[[int], None]
 
@@ -35,8 +36,8 @@ def plain_reason(error: Exception) -> str:
         return "interrupted; nothing is half-loaded, run the same command again"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    if held := re.search(r"lock is held in (\S+) \(PID (\d+)\)", str(error)):
-        return f"the warehouse is in use by process {held[2]} ({held[1]}); wait for it to end, then try again"
+    if holder := lock_holder(error):
+        return f"the warehouse is in use by {holder}; wait for it to end, then try again"
     return ""
 
 

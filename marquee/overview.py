@@ -8,6 +8,7 @@ from marquee import console
 from marquee.contract import MART_TABLES, RAW_TABLES, TRAINING_ROWS
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
+from marquee.warehouse import open_warehouse
 
 STEPS: Final = ("ingest", "check", "transform", "materialize", "train", "promote")
 """The verbs in the order in which a new installation runs them."""
@@ -62,11 +63,9 @@ def overview(settings: Settings) -> dict[str, Any]:
 
 
 def _warehouse(settings: Settings) -> dict[str, Any]:
-    from ingestion.load import connect
-
     if not settings.warehouse.exists():
         return {"batches": [], "tables": {}}
-    with connect(settings, read_only=True) as connection:
+    with open_warehouse(settings) as connection:
         names = connection.execute("select table_schema || '.' || table_name from information_schema.tables").fetchall()
         present = {name for (name,) in names}
         # A load that was killed at its very start leaves a warehouse without any table.

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ingestion.batch import BATCH_ROWS, Batch, Rejected, check_event, event_id, records
 from ingestion.mapping import FieldError, Record, after_epoch, amount, shown
 from ingestion.paths import JSON_SUFFIXES, data_files
-from ingestion.rows import Row, read_json_lines
+from ingestion.rows import Row, read_all, read_json_lines
 from marquee import contract
 
 KINDS: Final = {
@@ -48,21 +48,20 @@ class GA4:
 
     def read(self) -> Iterator[Batch]:
         """Events in file order, then those that further items of the same lines make."""
-        for file in data_files(self.path, JSON_SUFFIXES):
-            counted: list[Record] = []
-            more: list[Record] = []
-            rejected: list[Rejected] = []
-            for row in read_json_lines(file):
-                made = row if isinstance(row, Rejected) else _checked(row)
-                if isinstance(made, Rejected):
-                    rejected.append(made)
-                else:
-                    counted.append(made[0])
-                    more.extend(made[1:])
-                if len(counted) + len(rejected) == BATCH_ROWS:
-                    yield from _batches(counted, more, rejected)
-                    counted, more, rejected = [], [], []
-            yield from _batches(counted, more, rejected)
+        counted: list[Record] = []
+        more: list[Record] = []
+        rejected: list[Rejected] = []
+        for row in read_all(data_files(self.path, JSON_SUFFIXES), read_json_lines):
+            made = row if isinstance(row, Rejected) else _checked(row)
+            if isinstance(made, Rejected):
+                rejected.append(made)
+            else:
+                counted.append(made[0])
+                more.extend(made[1:])
+            if len(counted) + len(rejected) == BATCH_ROWS:
+                yield from _batches(counted, more, rejected)
+                counted, more, rejected = [], [], []
+        yield from _batches(counted, more, rejected)
 
 
 def _batches(counted: list[Record], more: list[Record], rejected: list[Rejected]) -> Iterator[Batch]:

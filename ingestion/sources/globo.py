@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingestion import columnar
 from ingestion.batch import Batch, event_id
-from ingestion.mapping import Record, Values, batches, key, milliseconds, optional
+from ingestion.mapping import Record, Values, key, milliseconds, optional
 from ingestion.paths import CSV_SUFFIXES, data_files
-from ingestion.rows import read_csv
+from ingestion.rows import read_all, read_csv_blocks
 from marquee import contract
 
 COLUMNS: Final = (
@@ -37,8 +42,9 @@ class Globo:
 
     def read(self) -> Iterator[Batch]:
         """Page views, hour by hour."""
-        for file in data_files(self.path, CSV_SUFFIXES, subfolder="clicks", prefix="clicks_hour_"):
-            yield from batches(contract.EVENTS, read_csv(file, COLUMNS), _page_view)
+        files = data_files(self.path, CSV_SUFFIXES, subfolder="clicks", prefix="clicks_hour_")
+        blocks = read_all(files, partial(read_csv_blocks, columns=COLUMNS))
+        yield from columnar.csv_batches(contract.EVENTS, blocks, COLUMNS, _page_view, _page_views)
 
 
 def _page_view(values: Values) -> Record:
@@ -54,4 +60,22 @@ def _page_view(values: Values) -> Record:
         "device": DEVICES.get(values["click_deviceGroup"], "unknown"),
         "country": optional(values, "click_country"),
         "referrer": optional(values, "click_referrer_type"),
+    }
+
+
+def _page_views(columns: columnar.Columns) -> dict[str, pa.Array]:
+    """``_page_view`` of all rows at once."""
+    keys = [columnar.key(columns, name) for name in ("user_id", "session_id", "click_article_id")]
+    user_ids, session_ids, article_ids = keys
+    return {
+        "event_id": columnar.event_ids("globo", *keys, columns["click_timestamp"]),
+        "kind": columnar.constant(columns, "page_view"),
+        "occurred_at": columnar.milliseconds(columns, "click_timestamp"),
+        "visitor_id": user_ids,
+        "session_id": session_ids,
+        "product_id": article_ids,
+        "page": pc.binary_join_element_wise("article/", article_ids, ""),
+        "device": columnar.choice(columns, "click_deviceGroup", DEVICES, "unknown"),
+        "country": columnar.optional(columns, "click_country"),
+        "referrer": columnar.optional(columns, "click_referrer_type"),
     }

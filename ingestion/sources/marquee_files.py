@@ -12,7 +12,7 @@ from typing import Any, Final
 from ingestion.batch import Batch
 from ingestion.mapping import FieldError, Record, batches, naive_utc, shown
 from ingestion.paths import JSON_SUFFIXES, data_files
-from ingestion.rows import Row, parquet_columns, read_json_lines, read_parquet
+from ingestion.rows import NoRows, Row, parquet_columns, read_all, read_json_lines, read_parquet
 from marquee import contract
 from marquee.errors import SourceError
 
@@ -30,10 +30,13 @@ class MarqueeFiles:
 
     def read(self) -> Iterator[Batch]:
         """Files in name order; the table of each is known before the first is read."""
-        files = {file: _table(file) for file in data_files(self.path, (*JSON_SUFFIXES, PARQUET))}
-        for file, table in files.items():
-            rows = read_parquet(file) if _is_parquet(file) else read_json_lines(file)
-            yield from batches(table, rows, partial(_record, table))
+        tables = {file: _table(file) for file in data_files(self.path, (*JSON_SUFFIXES, PARQUET))}
+        yield from read_all(tables, lambda file: _batches(file, tables[file]))
+
+
+def _batches(file: Path, table: contract.Table) -> Iterator[Batch]:
+    rows = read_parquet(file) if _is_parquet(file) else read_json_lines(file)
+    yield from batches(table, rows, partial(_record, table))
 
 
 def _is_parquet(file: Path) -> bool:
@@ -45,7 +48,10 @@ def _table(file: Path) -> contract.Table:
     table = contract.RAW_TABLES.get(file.name.partition(".")[0].partition("-")[0])
     if table and not _is_parquet(file):
         return table
-    columns = _columns(file)
+    try:
+        columns = _columns(file)
+    except NoRows:  # then it makes no difference
+        return contract.EVENTS
     if table is None and set(contract.required_by_kind("other")) | {"kind"} <= set(columns):
         table = contract.EVENTS
     if table is None:

@@ -12,7 +12,7 @@ from typing import Final
 from ingestion.batch import Batch, event_id
 from ingestion.mapping import FieldError, Record, Values, amount, batches, clock, derived, key, number, optional, shown
 from ingestion.paths import CSV_SUFFIXES, data_files
-from ingestion.rows import read_csv
+from ingestion.rows import read_all, read_csv
 from marquee import contract
 
 COLUMNS: Final = (
@@ -41,8 +41,9 @@ class OnlineRetail:
     def read(self) -> Iterator[Batch]:
         """Invoice lines in file order, then the products that they name."""
         products: dict[str, Record] = {}
-        for file in data_files(self.path, CSV_SUFFIXES, subfolder="by-day"):
-            yield from batches(contract.EVENTS, read_csv(file, COLUMNS), partial(_line, products))
+        files = data_files(self.path, CSV_SUFFIXES, subfolder="by-day")
+        rows = read_all(files, partial(read_csv, columns=COLUMNS))
+        yield from batches(contract.EVENTS, rows, partial(_line, products))
         yield from derived(contract.PRODUCTS, products.values())
 
 

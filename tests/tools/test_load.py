@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from ingestion.batch import Batch, Rejected, records
 from ingestion.event_log import EventStream, append_batches
 from ingestion.load import admit_batch, connect, create_tables, ingest, load_pending, quarantine_batch, rejected_rows
+from ingestion.warehouse import SLICE
 from marquee import contract
 from marquee.errors import GateError, MarqueeError, NothingToDo, SourceError
 from marquee.settings import Settings
@@ -172,6 +173,28 @@ def test_a_truncated_source_leaves_the_warehouse_alone(settings: Settings, failu
     assert tables(settings) == before
 
 
+def test_events_lie_in_the_table_by_time_and_count_in_each_of_many_segments(settings: Settings) -> None:
+    """More segments than are inserted at once, out of order and with repeats across them."""
+    runs = [(9, 3), (8, 3), (1, 2), (7, 9), (6, 1), (5, 4), (0, 5), (10,)]
+    assert len(runs) > 2 * SLICE
+    batches = [batch for run in runs for batch in (events(*run), products(p=1.0, derived=True))]
+    batch = ingest(Listed(batches), settings)
+    assert [(t.table, t.read, t.loaded, t.duplicate) for t in batch.tables] == [
+        ("events", 15, 11, 4),
+        ("products", 8, 1, 7),
+    ]
+    found = [event for (event,) in query(settings, "select event_id from raw.events order by rowid")]
+    assert sorted(found) == sorted(f"e{n}" for n in range(11))
+    slices = [runs[first : first + SLICE] for first in range(0, len(runs), SLICE)]
+    seen: set[int] = set()
+    expected: list[str] = []
+    for part in slices:
+        new = sorted({n for run in part for n in run} - seen)
+        seen |= set(new)
+        expected += [f"e{n}" for n in new]
+    assert found == expected
+
+
 def test_pending_batches_load_oldest_first(settings: Settings) -> None:
     ids = [append_batches(settings.log, Listed([events(n)])).batch_id for n in range(5)]
     heard: list[int] = []
@@ -309,7 +332,7 @@ def test_loaded_ids_are_the_distinct_ids_of_the_batches_that_stand(
 @pytest.mark.parametrize("damage", ["missing", "shorter", "unreadable", "rejected"])
 def test_a_damaged_log_stops_the_load_and_loads_nothing_of_the_batch(settings: Settings, damage: str) -> None:
     whole = append_batches(settings.log, Listed([events(1)])).batch_id
-    damaged = append_batches(settings.log, Listed([events(2), events(3, 4, rejected=[BAD])])).batch_id
+    damaged = append_batches(settings.log, Listed([events(2), products(p=1.0), events(3, 4, rejected=[BAD])])).batch_id
     folder = settings.log / "batches" / damaged
     if damage == "missing":
         (folder / "events-00001.parquet").unlink()

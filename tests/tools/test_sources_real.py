@@ -92,7 +92,7 @@ def test_online_retail() -> None:
 
 def test_globo_hours(tmp_path: Path) -> None:
     clicks = _path("globo_clicks") / "clicks"
-    for hour in ("000", "001", "002"):
+    for hour in ("000", "001", "002", "100"):  # the last as published: a header and no rows
         (tmp_path / f"clicks_hour_{hour}.csv.gz").symlink_to(clicks / f"clicks_hour_{hour}.csv.gz")
     counts = Counts("globo", tmp_path)
     assert counts.kinds == {"page_view": 1_883 + 1_415 + 910}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingestion.batch import Batch, Rejected, arrow_schema, records
-from ingestion.event_log import EventStream, append_batches, read_manifest
+from ingestion.event_log import SEGMENT_ROWS, EventStream, append_batches, read_manifest
 from ingestion.event_stream import StreamPart, parse_event, pending_part, read_part
 from marquee import contract
 from marquee.errors import MarqueeError, SourceError
@@ -152,19 +151,84 @@ def test_a_source_cannot_write_outside_the_log(tmp_path: Path) -> None:
     assert files_of(tmp_path) == {}
 
 
+STAGE = """
+import sys
+from pathlib import Path
+from ingestion.event_log import staging_folder
+with staging_folder(Path(sys.argv[1])) as folder:
+    (folder / "events-00000.parquet").write_bytes(b"PAR1")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def staging(log: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A process in the middle of an append, and its folder."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STAGE, str(log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout
+    return child, Path(child.stdout.readline().strip())
+
+
 def test_what_a_killed_run_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead, alive = tmp_path / "staging" / f"{ended.pid}-ab", tmp_path / "staging" / f"{os.getppid()}-cd"
-    for folder in (dead, alive):
-        folder.mkdir(parents=True)
-        (folder / "events-00000.parquet").write_bytes(b"PAR1")
+    (killed, dead), (living, alive) = staging(tmp_path), staging(tmp_path)
+    killed.kill()
+    killed.communicate()
+    older = tmp_path / "staging" / "123-ab"  # without a lock, as an earlier version left it
+    older.mkdir()
+    assert (dead / "events-00000.parquet").exists()
     append_batches(tmp_path, Listed([events(1)]))
-    assert list((tmp_path / "staging").iterdir()) == [alive]
+    assert sorted((tmp_path / "staging").iterdir()) == [alive, alive.with_name(f"{alive.name}.lock")]
+    assert (alive / "events-00000.parquet").exists()
+    living.communicate()
+    assert living.returncode == 0
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_many_appends_at_once_do_not_take_each_other_for_dead(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def append(writer: int) -> None:
+        try:
+            for n in range(30):
+                append_batches(tmp_path, Listed([events(100 * writer + n)]))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=append, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(list((tmp_path / "batches").iterdir())) == 120
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_small_batches_share_segments_and_keep_their_order(tmp_path: Path) -> None:
+    """What stands beside each other, of one table, up to the size of a segment."""
+    big = records(contract.EVENTS, [view(n) for n in range(1000)])
+    bad = [Rejected("a.csv", line, "bad", "x") for line in (7, 9)]
+    product = Batch("products", records(contract.PRODUCTS, [{"product_id": "p"}]))
+    parts = [Batch("events", big) for _ in range(SEGMENT_ROWS // 1000)]
+    source = Listed([events(1, rejected=bad[:1]), *parts, events(2, rejected=bad[1:]), product, events(3)])
+    manifest = append_batches(tmp_path, source).manifest
+    assert [(s.file, s.rows, s.rejected) for s in manifest.segments] == [
+        ("events-00000.parquet", SEGMENT_ROWS - 1000 + 1, 1),
+        ("events-00001.parquet", 1001, 1),
+        ("products-00000.parquet", 1, 0),
+        ("events-00002.parquet", 1, 0),
+    ]
+    (folder,) = (tmp_path / "batches").iterdir()
+    first = pq.read_table(folder / "events-00000.parquet")["event_id"].to_pylist()
+    assert first[:3] + first[-1:] == ["e1", "e0", "e1", "e999"]
+    assert [json.loads(line)["line"] for line in (folder / "rejected.jsonl").read_text().splitlines()] == [7, 9]
 
 
 def test_a_missing_segment_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "batches" / append_batches(tmp_path, Listed([events(1), events(2)])).batch_id
+    source = Listed([events(1), Batch("products", records(contract.PRODUCTS, [{"product_id": "p"}])), events(2)])
+    folder = tmp_path / "batches" / append_batches(tmp_path, source).batch_id
     (folder / "events-00001.parquet").unlink()
     with pytest.raises(MarqueeError, match=r"events-00001\.parquet is missing"):
         read_manifest(folder)

@@ -3,6 +3,7 @@
 import gzip
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingestion.batch import Rejected
-from ingestion.rows import LINE_LIMIT, Row, read_csv, read_json_lines, read_parquet
+from ingestion.rows import LINE_LIMIT, Row, read_all, read_csv, read_json_lines, read_parquet
 from marquee.errors import SourceError
 
 COLUMNS = ("id", "price")
@@ -57,6 +58,37 @@ def test_a_bad_line_is_rejected_and_the_next_one_is_read(tmp_path: Path, line: b
     rows = list(read_csv(file, COLUMNS))
     assert _values(rows) == [(2, {"id": "1", "price": "2"}), (4, {"id": "3", "price": "4"})]
     assert rows[1] == Rejected("a.csv", 3, reason, line.decode("utf-8", "replace")[:200])
+
+
+def test_lines_are_counted_across_blocks_and_lines_longer_than_one(tmp_path: Path) -> None:
+    """Blocks are some four megabytes."""
+    long = b"y" * (LINE_LIMIT + (6 << 20))
+    lines = [b"1," + b"2" * 60] * 100_000 + [long, b"3,4", b"", b"5", b"6," + b"z" * (5 << 20), b"7,8"]
+    file = _write(tmp_path / "a.csv", b"\xef\xbb\xbf\n\nid,price\n" + b"\n".join(lines))
+    rows = list(read_csv(file, COLUMNS))
+    assert [row.line for row in rows[:2]] == [4, 5]
+    assert [(type(row), row.line) for row in rows[100_000:]] == [
+        (Rejected, 100_004),
+        (Row, 100_005),
+        (Rejected, 100_007),
+        (Row, 100_008),
+        (Row, 100_009),
+    ]
+    assert len(rows) == 100_005
+
+
+def test_files_without_rows_are_passed_over_unless_none_has_any(tmp_path: Path) -> None:
+    full, bare = _write(tmp_path / "a.csv", b"id,price\n1,2\n"), _write(tmp_path / "b.csv", b"id,price\n\n")
+    other = _write(tmp_path / "c.csv", b"id,price\n3,4\n")
+    read = partial(read_csv, columns=COLUMNS)
+    found = [(row.file, row.line) for row in read_all([bare, full, bare, other, bare], read)]
+    assert found == [("a.csv", 2), ("c.csv", 2)]
+    with pytest.raises(SourceError, match=r"b\.csv has a header but no rows"):
+        list(read_all([bare, bare], read))
+    with pytest.raises(SourceError, match=r"d\.csv is empty"):
+        list(read_all([full, _write(tmp_path / "d.csv", b"")], read))
+    # A row that is rejected is a row.
+    assert len(list(read_all([bare, _write(tmp_path / "e.csv", b"id,price\n1\n")], read))) == 1
 
 
 @pytest.mark.parametrize(

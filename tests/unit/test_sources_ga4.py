@@ -170,12 +170,16 @@ def test_a_folder_of_gzipped_files_and_whole_file_errors(tmp_path: Path) -> None
     for name in ("events_2-0.json.gz", "events_1-0.jsonl"):
         (tmp_path / name).write_bytes(gzip.compress(json.dumps(_line(name)).encode()))
     (tmp_path / "schema.txt").write_text("not an export")
-    assert [b.records.num_rows for b in open_source("ga4", tmp_path).read()] == [1, 1]
+    assert [b.records.num_rows for b in open_source("ga4", tmp_path).read()] == [2]
     (tmp_path / "events_1-0.jsonl").write_bytes(gzip.compress(b"{}")[:-4])
     with pytest.raises(SourceError, match=r"events_1-0\.jsonl is a truncated or corrupt gzip file"):
         list(open_source("ga4", tmp_path).read())
-    (tmp_path / "events_1-0.jsonl").write_bytes(b"")
+    (tmp_path / "events_1-0.jsonl").write_bytes(b"")  # a day without events
+    assert [b.records.num_rows for b in open_source("ga4", tmp_path).read()] == [1]
     with pytest.raises(SourceError, match=r"events_1-0\.jsonl is empty"):
+        list(open_source("ga4", tmp_path / "events_1-0.jsonl").read())
+    (tmp_path / "events_2-0.json.gz").write_bytes(b"")  # no gzip at all
+    with pytest.raises(SourceError, match=r"events_2-0\.json\.gz is empty"):
         list(open_source("ga4", tmp_path).read())
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"empty holds no file named \*\.json or \*\.jsonl"):

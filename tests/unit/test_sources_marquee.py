@@ -149,3 +149,13 @@ def test_files_that_belong_to_no_table(tmp_path: Path) -> None:
         _read(tmp_path)
     with pytest.raises(SourceError, match="none does not exist"):
         _read(tmp_path / "none")
+
+
+def test_files_without_rows_are_passed_over_unless_none_has_any(tmp_path: Path) -> None:
+    for name in ("banners.jsonl", "2026-01-01.jsonl"):
+        (tmp_path / name).write_text("\n")
+    pq.write_table(arrow_schema(contract.PRODUCTS).empty_table(), tmp_path / "products.parquet")
+    with pytest.raises(SourceError, match=r"2026-01-01\.jsonl is empty"):
+        _read(tmp_path)
+    _write(tmp_path / "events.jsonl", EVENT)
+    assert [(batch.table, batch.records.num_rows) for batch in _read(tmp_path)] == [("events", 1)]
