@@ -71,6 +71,14 @@ EVENT_KINDS: Final = (
 
 BANNER_KINDS: Final = ("impression", "click")
 PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
+IMPLICIT_WEIGHTS: Final = {"page_view": 1.0, "product_view": 1.0, "favourite": 1.5, "cart": 1.5, "order": 3.0}
+"""How much interest in its product's category an event of this kind shows; other kinds show none."""
+SESSION_GAP_MINUTES: Final = 30
+"""Silence after which a visitor's next event starts a new session, unless its source names the session."""
+SESSION_HALF_LIFE_MINUTES: Final = 30
+"""Interest within a session halves in this time."""
+SESSION_PRODUCTS: Final = 10
+"""How many of a session's last products are kept."""
 _ALWAYS: Final = ("event_id", "occurred_at", "visitor_id")
 
 
@@ -119,7 +127,7 @@ EVENTS = Table(
         Column("arm", "string", about="Experiment arm that chose the banner."),
         Column("policy", "string", about="Logging policy that drew the slate."),
         Column("propensity", "float", about="Probability of this banner here given those above it, in (0, 1]."),
-        Column("features", "string", about="JSON object: the ranker's inputs as of the impression."),
+        Column("features", "string", about="JSON object: the ranker's inputs, and as_of when each was known."),
     ),
 )
 
@@ -231,37 +239,70 @@ RAW_TABLES: Final[dict[str, Table]] = {
 
 # --- feature tables and training rows: what dbt hands to Feast and to training ------------------------------
 
-VISITOR_FEATURES = Table(
-    "visitor_features",
-    "One row per visitor and day on which the visitor was active, as known at the next midnight.",
+_FEATURE_AT: Final = Column("feature_at", "timestamp", True, "Midnight after the day; nothing later than it went in.")
+
+VISITOR_FEATURES_28D = Table(
+    "visitor_features_28d",
+    "One row per visitor and day on which its 28-day counts changed, as known at the next midnight.",
     ("visitor_id", "feature_at"),
     (
         Column("visitor_id", "string", True),
-        Column("feature_at", "timestamp", True, "Midnight after the day; nothing later than it went in."),
-        Column("last_seen_at", "timestamp", True),
+        _FEATURE_AT,
         Column("view_count_28d", "float", True),
         Column("cart_count_28d", "float", True),
         Column("order_count_28d", "float", True),
+        Column("active_day_count_28d", "float", True),
+    ),
+)
+
+VISITOR_FEATURES_365D = Table(
+    "visitor_features_365d",
+    "One row per visitor and day on which its 365-day counts or its interests changed, as known at the next midnight.",
+    ("visitor_id", "feature_at"),
+    (
+        Column("visitor_id", "string", True),
+        _FEATURE_AT,
+        Column("last_seen_at", "timestamp", True),
         Column("order_count_365d", "float", True),
         Column("order_amount_365d", "float", True),
-        Column("active_day_count_28d", "float", True),
         Column("visitor_impression_count_365d", "float", True),
         Column("visitor_click_count_365d", "float", True),
         Column("category_affinity", "string", True, "Category shares of decayed interest, JSON object, largest 30."),
     ),
 )
 
-BANNER_FEATURES = Table(
-    "banner_features",
+BANNER_FEATURES_28D = Table(
+    "banner_features_28d",
     "One row per banner and day of its life, as known at the next midnight.",
     ("banner_id", "feature_at"),
     (
         Column("banner_id", "string", True),
-        Column("feature_at", "timestamp", True, "Midnight after the day; nothing later than it went in."),
+        _FEATURE_AT,
         Column("banner_impression_count_28d", "float", True),
         Column("banner_click_count_28d", "float", True),
     ),
 )
+
+SESSION_FEATURES = Table(
+    "session_features",
+    "One row per session, as known at its last event.",
+    ("session_id", "visitor_id"),
+    (
+        Column("session_id", "string", True),
+        Column("visitor_id", "string", True),
+        Column("feature_at", "timestamp", True, "When the session's last event happened."),
+        Column("session_view_count", "float", True),
+        Column("session_cart_count", "float", True),
+        Column("session_order_count", "float", True),
+        Column("session_impression_count", "float", True),
+        Column("session_click_count", "float", True),
+        Column("last_products", "string", True, "JSON list of the last 10 distinct products, newest first."),
+        Column(
+            "category_interest", "string", True, "JSON object: decayed sum of event weights by category, 9 decimals."
+        ),
+    ),
+)
+"""The batch definition of what ``features.session`` keeps up to the second online."""
 
 BANNER_CATALOGUE = Table(
     "banner_catalogue",
@@ -303,7 +344,15 @@ TRAINING_ROWS = Table(
 )
 
 MART_TABLES: Final[dict[str, Table]] = {
-    table.name: table for table in (VISITOR_FEATURES, BANNER_FEATURES, BANNER_CATALOGUE, TRAINING_ROWS)
+    table.name: table
+    for table in (
+        VISITOR_FEATURES_28D,
+        VISITOR_FEATURES_365D,
+        BANNER_FEATURES_28D,
+        SESSION_FEATURES,
+        BANNER_CATALOGUE,
+        TRAINING_ROWS,
+    )
 }
 
 # --- the ranker ---------------------------------------------------------------------------------------------

@@ -5,13 +5,15 @@ Environment wins over the file. An unknown key in either is an error that names 
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marquee.errors import SettingsError
@@ -33,6 +35,14 @@ class Settings(BaseSettings):
     seed: int = Field(7, ge=0, description="Seed of the simulator and of training.")
     events: int = Field(200_000, ge=1_000, le=10_000_000, description="Size of the simulated log, in events.")
     dbt_target: str = Field("duckdb", pattern="^(duckdb|postgres|spark)$", description="Which dbt target to build on.")
+    postgres_url: SecretStr | None = Field(
+        None, description="postgresql://… of the warehouse when dbt_target is postgres."
+    )
+    spark_master: str = Field("local[2]", description="Spark master when dbt_target or offline_store is spark.")
+    offline_store: Literal["duckdb", "spark"] = Field("duckdb", description="Engine of point-in-time joins.")
+    online_store: Literal["sqlite", "valkey"] = Field("sqlite", description="Where online features live.")
+    valkey_url: SecretStr | None = Field(None, description="redis://… of Valkey or Redis when online_store is valkey.")
+    lineage: bool = Field(True, description="Write OpenLineage events to home/lineage.")
     service_host: str = Field("127.0.0.1", description="Address the service binds.")
     service_port: int = Field(3000, ge=1, le=65535, description="Port of the service.")
     as_of: datetime | None = Field(None, description="Serve as if it were this moment (UTC); for replays and demos.")
@@ -70,6 +80,11 @@ class Settings(BaseSettings):
     def bentos(self) -> Path:
         """BentoML's stores."""
         return self.home / "bentoml"
+
+    @property
+    def lineage_folder(self) -> Path:
+        """OpenLineage events, unless they are sent elsewhere."""
+        return self.home / "lineage"
 
     @property
     def registry(self) -> Path:
@@ -120,6 +135,26 @@ def _read_file(path: Path, known: set[str]) -> dict[str, Any]:
     return values
 
 
+def has_own_lineage_backend(environment: Mapping[str, str]) -> bool:
+    """Whether OPENLINEAGE_* variables say where lineage is to go, instead of files under ``home``."""
+    names = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT")
+    return any(name.startswith(names) for name in environment)
+
+
+def lineage_environment(settings: Settings) -> dict[str, str]:
+    """Variables that have Airflow write its lineage beside ours, without the source code of its tasks."""
+    file = settings.lineage_folder / "airflow.jsonl"
+    switch = {"AIRFLOW__OPENLINEAGE__DISABLED": str(not settings.lineage)}
+    if not settings.lineage or has_own_lineage_backend(os.environ):
+        return switch
+    transport = {"type": "file", "log_file_path": str(file), "append": True}
+    return switch | {
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        "AIRFLOW__OPENLINEAGE__NAMESPACE": "marquee",
+        "AIRFLOW__OPENLINEAGE__DISABLE_SOURCE_CODE": "True",
+    }
+
+
 def quiet_environment(settings: Settings) -> dict[str, str]:
     """Variables that place every tool's state under ``home`` and turn every tool's telemetry off."""
     airflow = settings.home / "airflow"
@@ -143,4 +178,4 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
         "PYTHONWARNINGS": "ignore",
-    }
+    } | lineage_environment(settings)

@@ -148,6 +148,42 @@ class Accepted(BaseModel):
     accepted: int
 
 
+class VisitorRequest(BaseModel):
+    """Ask what is known of a visitor."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"visitor_id": "v000123"}})
+
+    visitor_id: Id = Field(description="Cookie-scoped visitor.")
+
+
+class Session(BaseModel):
+    """The session under way, as of its last event."""
+
+    session_id: str
+    feature_at: datetime = Field(description="When its last event happened, UTC.")
+    session_view_count: int
+    session_cart_count: int
+    session_order_count: int
+    session_impression_count: int
+    session_click_count: int
+    last_products: list[str] = Field(description="The last distinct products, newest first.")
+    category_interest: dict[str, float] = Field(description="Decayed sum of event weights by category.")
+
+
+class VisitorFeatures(BaseModel):
+    """What is known of a visitor now."""
+
+    visitor_id: str
+    session: Session | None
+    session_fallback: Literal["no_session", "session_unavailable"] | None = Field(
+        description="Why there is no session; null when there is one."
+    )
+    features: dict[str, Any] | None = Field(description="The daily features that a request would read.")
+    fallback: Literal["cold_visitor", "features_unavailable"] | None = Field(
+        description="Why there are no daily features; null when there are."
+    )
+
+
 class Running(BaseModel):
     """What runs now."""
 

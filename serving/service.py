@@ -10,7 +10,15 @@ import bentoml
 
 from marquee.errors import MarqueeError
 from marquee.settings import load_settings
-from serving.schemas import Accepted, Events, RecommendRequest, RecommendResponse, Running
+from serving.schemas import (
+    Accepted,
+    Events,
+    RecommendRequest,
+    RecommendResponse,
+    Running,
+    VisitorFeatures,
+    VisitorRequest,
+)
 
 
 @bentoml.service(
@@ -35,12 +43,16 @@ class BannerService:
 
     def __init__(self) -> None:
         # Here and not above: the parent process imports this file too, but only its workers need Feast and XGBoost.
+        from features.session_store import open_session_store
         from ingestion.event_stream import EventStream
         from serving.scoring import Scorer
+        from serving.session_feed import SessionFeed
 
         settings = load_settings()
         self._stream = EventStream(settings.log / "stream", f"service-{os.getpid()}")
         self._scorer = Scorer(settings, self._stream)
+        self._sessions = SessionFeed(settings, open_session_store(settings), self._stream.file)
+        self._sessions.start()
         # What is loaded stays: keep the collector from walking it during requests.
         gc.collect()
         gc.freeze()
@@ -55,8 +67,24 @@ class BannerService:
         """Report one event or a list; answered once all are durable. A repeated event_id counts once."""
         rows = events.rows()
         self._stream.append(rows)
+        self._sessions.wake()
         ctx.response.status_code = 202
         return Accepted(accepted=len(rows))
+
+    @bentoml.api(route="/v1/visitors/features")
+    def visitor(self, request: VisitorRequest, /) -> VisitorFeatures:
+        """What is known of a visitor: the session under way, fresh within a second, and the daily features."""
+        session, session_fallback = self._sessions.session(request.visitor_id)
+        features, fallback = self._scorer.known(request.visitor_id)
+        return VisitorFeatures.model_validate(
+            {
+                "visitor_id": request.visitor_id,
+                "session": session,
+                "session_fallback": session_fallback,
+                "features": features,
+                "fallback": fallback,
+            }
+        )
 
     @bentoml.api(route="/v1/model")
     def model(self) -> Running:

@@ -1,0 +1,246 @@
+"""A visitor's current session, kept up event by event; its batch twin is the mart ``session_features``. Pure.
+
+The newest events are kept as they are and put in order again whenever one arrives, so that neither the order of
+arrival nor a repetition matters. What grows older than that is folded into its session's counts and decayed sums. An
+event that arrives after later ones were folded is left out, which also makes a replay harmless.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from marquee import contract
+
+VERSION: Final = 1
+KEPT_EVENTS: Final = 500
+"""An event counts unless this many later ones of its visitor arrived before it."""
+KEPT_HOURS: Final = 24
+"""An event counts unless one of its visitor arrived before it that happened this much later."""
+KEPT_SESSIONS: Final = 16
+"""Folded sessions of one visitor; one more, and the one that was quiet longest is forgotten."""
+LONGEST_ID: Final = 200
+COUNTED: Final = {
+    "page_view": "session_view_count",
+    "product_view": "session_view_count",
+    "cart": "session_cart_count",
+    "order": "session_order_count",
+    "impression": "session_impression_count",
+    "click": "session_click_count",
+}
+COUNTS: Final = tuple(dict.fromkeys(COUNTED.values()))
+_SECOND: Final = 1_000_000
+_GAP: Final = contract.SESSION_GAP_MINUTES * 60 * _SECOND
+_HALF_LIFE: Final = contract.SESSION_HALF_LIFE_MINUTES * 60 * _SECOND
+_EPOCH: Final = datetime(1970, 1, 1)
+_DAMAGED: Final = "a session's state is damaged or of another version"
+
+
+class SessionEvent(NamedTuple):
+    """What a session needs to know of one event; ``at`` is microseconds since 1970, UTC."""
+
+    at: int
+    event_id: str
+    kind: str
+    product_id: str | None = None
+    category_id: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """The sums of one session; ``own_id`` is the source's name for it, ``None`` where silence bounds it."""
+
+    own_id: str | None
+    started_at: int
+    ended_at: int
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    products: list[str] = field(default_factory=list)
+    interest: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """By category: the sum, and the moment that it is decayed to."""
+
+    def add(self, event: SessionEvent) -> None:
+        """Count an event that is later than all before it."""
+        self.ended_at = event.at
+        if event.kind in COUNTED:
+            self.counts[COUNTED[event.kind]] += 1
+        if event.product_id is not None:
+            if event.product_id in self.products:
+                self.products.remove(event.product_id)
+            self.products.insert(0, event.product_id)
+            del self.products[contract.SESSION_PRODUCTS :]
+        weight = contract.IMPLICIT_WEIGHTS.get(event.kind)
+        if weight and event.category_id is not None:
+            before = _decayed(self.interest.get(event.category_id, (0.0, event.at)), event.at)
+            self.interest[event.category_id] = (before + weight, event.at)
+
+    def copy(self) -> Session:
+        """One that can be added to while this one stays."""
+        own = self.counts.copy(), self.products.copy(), self.interest.copy()
+        return Session(self.own_id, self.started_at, self.ended_at, *own)
+
+
+@dataclass(frozen=True, slots=True)
+class VisitorState:
+    """What is known of one visitor: the newest events in order, and the sums of sessions up to the ``horizon``."""
+
+    events: tuple[SessionEvent, ...] = ()
+    horizon: tuple[int, str] = (-(2**63), "")
+    """Time and id of the last event folded."""
+    folded: tuple[Session, ...] = ()
+
+
+def events_by_visitor(
+    rows: Iterable[Mapping[str, Any]], categories: Mapping[str, str]
+) -> dict[str, list[SessionEvent]]:
+    """Rows of the contract's events table as session events; ``categories`` gives each product's category."""
+    result: dict[str, list[SessionEvent]] = {}
+    for row in rows:
+        product_id = _short(row.get("product_id"))
+        event = SessionEvent(
+            microseconds(row["occurred_at"]),
+            row["event_id"],
+            row["kind"],
+            product_id,
+            categories.get(product_id) if product_id else None,
+            _short(row.get("session_id")),
+        )
+        result.setdefault(row["visitor_id"], []).append(event)
+    return result
+
+
+def absorb(state: VisitorState, events: Iterable[SessionEvent], kept: int = KEPT_EVENTS) -> VisitorState:
+    """The state with these events in it, in any order and with repetitions; of one id the first to arrive counts."""
+    known = {event.event_id for event in state.events}
+    new: dict[str, SessionEvent] = {}
+    for event in events:
+        if event.event_id not in known and event[:2] > state.horizon:
+            new.setdefault(event.event_id, event)
+    if not new:
+        return state
+    ordered = sorted((*state.events, *new.values()), key=_moment)
+    too_old = bisect_left(ordered, ordered[-1].at - KEPT_HOURS * 3600 * _SECOND, key=lambda event: event.at)
+    surplus = max(too_old, len(ordered) - kept)
+    if surplus <= 0:
+        return VisitorState(tuple(ordered), state.horizon, state.folded)
+    sessions = list(_sessions(state.folded, ordered[:surplus]).values())
+    return VisitorState(tuple(ordered[surplus:]), _moment(ordered[surplus - 1]), tuple(sessions[-KEPT_SESSIONS:]))
+
+
+def latest_session(state: VisitorState, visitor_id: str) -> dict[str, Any] | None:
+    """Features of the session of the visitor's latest event, by the names of ``contract.SESSION_FEATURES``.
+
+    ``last_products`` is a list and ``category_interest`` a dict; the mart has both as JSON.
+    """
+    sessions = list(_sessions(state.folded, state.events).values())
+    if not sessions:
+        return None
+    session = sessions[-1]
+    return {
+        "session_id": session.own_id or f"{visitor_id}@{_text(session.started_at)}",
+        "visitor_id": visitor_id,
+        "feature_at": moment(session.ended_at),
+        **session.counts,
+        "last_products": session.products,
+        "category_interest": {name: _decayed(sums, session.ended_at) for name, sums in session.interest.items()},
+    }
+
+
+def current_session(state: VisitorState, visitor_id: str, now: datetime) -> dict[str, Any] | None:
+    """Features of the session under way; ``None`` once nothing happened for the gap. ``now`` is UTC without a zone."""
+    features = latest_session(state, visitor_id)
+    if features is None or now - features["feature_at"] >= timedelta(minutes=contract.SESSION_GAP_MINUTES):
+        return None
+    return features
+
+
+def encode(state: VisitorState) -> str:
+    """The state as one line of JSON."""
+    folded = [[s.own_id, s.started_at, s.ended_at, s.counts, s.products, s.interest] for s in state.folded]
+    return json.dumps([VERSION, state.horizon, state.events, folded], separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(text: str | bytes) -> VisitorState:
+    """The inverse of ``encode``.
+
+    Raises:
+        ValueError: it is damaged, or of another version.
+    """
+    try:
+        version, (at, event_id), events, folded = json.loads(text)
+        if version != VERSION:
+            raise ValueError(_DAMAGED)
+        return VisitorState(tuple(map(_event, events)), (int(at), str(event_id)), tuple(map(_session, folded)))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(_DAMAGED) from error
+
+
+def microseconds(at: datetime) -> int:
+    """Microseconds since 1970 of a moment in UTC without a zone."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(at: int) -> datetime:
+    """The inverse of ``microseconds``."""
+    return _EPOCH + timedelta(microseconds=at)
+
+
+def _sessions(folded: Iterable[Session], events: Iterable[SessionEvent]) -> dict[str | None, Session]:
+    """Open sessions by their own id after these later events, the one of the latest event last."""
+    sessions = {session.own_id: session.copy() for session in folded}
+    for event in events:
+        session = sessions.pop(event.session_id, None)
+        if session is None or (event.session_id is None and event.at - session.ended_at >= _GAP):
+            session = Session(event.session_id, event.at, event.at)
+        session.add(event)
+        sessions[event.session_id] = session
+    return sessions
+
+
+def _decayed(sums: tuple[float, int], at: int) -> float:
+    value, since = sums
+    result: float = value * 2.0 ** ((since - at) / _HALF_LIFE)
+    return result
+
+
+def _moment(event: SessionEvent) -> tuple[int, str]:
+    return event.at, event.event_id
+
+
+def _short(value: Any) -> str | None:
+    """An id that state may hold; a longer one than any shop has would let one event fill the store."""
+    return value if value and len(value) <= LONGEST_ID else None
+
+
+def _text(at: int) -> str:
+    """A moment as the warehouse writes it: no zone, no zeros at the end."""
+    text = str(moment(at))
+    return text.rstrip("0") if "." in text else text
+
+
+def _event(values: Any) -> SessionEvent:
+    event = SessionEvent(*values)
+    optional = event[3:]
+    if type(event.at) is not int or not all(isinstance(v, str) for v in (event.event_id, event.kind)):
+        raise ValueError(_DAMAGED)
+    if not all(value is None or isinstance(value, str) for value in optional):
+        raise ValueError(_DAMAGED)
+    return event
+
+
+def _session(values: Any) -> Session:
+    own_id, started_at, ended_at, counts, products, interest = values
+    if not isinstance(own_id, str | None):
+        raise ValueError(_DAMAGED)
+    return Session(
+        own_id,
+        int(started_at),
+        int(ended_at),
+        {name: int(counts[name]) for name in COUNTS},
+        [str(product) for product in products],
+        {str(name): (float(value), int(at)) for name, (value, at) in interest.items()},
+    )

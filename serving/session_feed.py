@@ -1,0 +1,169 @@
+"""Brings what a service worker logs into the session store within a moment, off the path of any request.
+
+The log is the queue: a thread reads the worker's own stream from where the store says it was applied to. So a store
+that is down delays nothing and loses nothing, and what a killed worker left behind is read by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from prometheus_client import Counter
+
+from features.product_categories import ProductCategories
+from features.session import KEPT_HOURS, events_by_visitor
+from features.session_store import SessionStore, SessionStoreError
+from ingestion.event_stream import parse_event, pending_part
+from marquee.settings import Settings, settings_now
+
+POLL_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 1.0
+CHUNK_BYTES: Final = 4 << 20
+REPLAYED_BYTES: Final = 64 << 20
+"""Most that is read again of a stream of which nobody knows how far it was applied."""
+AHEAD: Final = timedelta(minutes=5)
+"""A visitor's clock may be this much ahead; an event from further on would hide all that follow."""
+LOG: Final = logging.getLogger("bentoml.marquee")
+APPLIED: Final = Counter("marquee_session_events", "Events brought into session features.")
+SessionFallback = Literal["no_session", "session_unavailable"] | None
+FAILED: Final = Counter("marquee_session_failures", "Attempts to bring events into session features that failed.")
+
+
+class SessionFeed:
+    """Follows one worker's stream file; first it finishes what other workers left unapplied."""
+
+    def __init__(self, settings: Settings, store: SessionStore, own: Path) -> None:
+        self._store = store
+        self._own = own
+        self._categories = ProductCategories(settings)
+        self._settings = settings
+        self._positions: dict[Path, int] = {}
+        self._is_open = self._is_failing = False
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="session-feed", daemon=True)
+
+    def start(self) -> None:
+        """Follow from now on, in a thread that ends with the process."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at once, and not only at the next poll."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread after the pass under way."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+
+    def catch_up(self) -> int:
+        """Apply what is durable in the stream and was not applied yet; how many events that was.
+
+        Raises:
+            SessionStoreError: the store is unwell; what was not applied stays for the next call.
+            MarqueeError, OSError: a stream cannot be read.
+        """
+        if not self._is_open:
+            self._open()
+        return sum(self._follow(file) for file in list(self._positions))
+
+    def session(self, visitor_id: str) -> tuple[dict[str, Any] | None, SessionFallback]:
+        """The visitor's session under way, or why there is none to tell of."""
+        try:
+            session = self._store.read(visitor_id, settings_now(self._settings))
+        except SessionStoreError:
+            return None, "session_unavailable"
+        return session, None if session else "no_session"
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.catch_up()
+                if self._is_failing:
+                    self._is_failing = False
+                    LOG.info("session features are kept up again")
+            except Exception as error:  # whatever it is, events stay in the log and the service answers
+                self._fail(error)
+                self._stop.wait(RETRY_SECONDS)
+            self._wake.wait(POLL_SECONDS)
+            self._wake.clear()
+
+    def _fail(self, error: Exception) -> None:
+        FAILED.inc()
+        self._is_open = False  # the store may come back empty: ask it again how far it is
+        if not self._is_failing:
+            self._is_failing = True
+            LOG.error("session features stand still, events are logged and will be applied: %s", error)
+
+    def _open(self) -> None:
+        """Where to go on: the own stream, and others' streams as far as they were not applied."""
+        since = time.time() - KEPT_HOURS * 3600
+        positions = {}
+        for file in sorted(self._own.parent.glob("*.jsonl"), key=lambda file: file != self._own):
+            found = file.stat()
+            if file == self._own or found.st_mtime >= since:
+                position = self._store.position(_stream(file))
+                positions[file] = _recent(file, found.st_size) if position is None else position
+        self._positions = positions
+        self._is_open = True
+
+    def _follow(self, file: Path) -> int:
+        """Apply a stream up to its end; another worker's is then its own worker's again."""
+        applied = 0
+        while self._positions[file] != file.stat().st_size:
+            if file.stat().st_size < self._positions[file]:  # rewritten: what stays is harmless to apply again
+                self._positions[file] = _recent(file, file.stat().st_size)
+            part = pending_part(file, self._positions[file])
+            if part is None:
+                break
+            rows, end = _read(file, part.start, part.stop)
+            applied += self._apply(rows)
+            self._store.set_position(_stream(file), end)
+            self._positions[file] = end
+        if file != self._own:
+            del self._positions[file]
+        return applied
+
+    def _apply(self, rows: list[dict[str, Any]]) -> int:
+        latest = max(settings_now(self._settings), datetime.now(UTC).replace(tzinfo=None)) + AHEAD
+        rows = [row for row in rows if row["occurred_at"] <= latest]
+        self._store.update(events_by_visitor(rows, self._categories.now()))
+        APPLIED.inc(len(rows))
+        return len(rows)
+
+
+def _read(file: Path, start: int, stop: int) -> tuple[list[dict[str, Any]], int]:
+    """The valid events from ``start``, a chunk of whole lines at most, and where the chunk ends."""
+    with file.open("rb") as stream:
+        stream.seek(start)
+        data = stream.read(min(CHUNK_BYTES, stop - start))
+        if start + len(data) < stop and not data.endswith(b"\n"):
+            data += stream.readline()
+    rows = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            rows.append(parse_event(line))
+        except (ValueError, RecursionError):
+            continue  # the loader sets it aside and says so
+    return rows, start + len(data)
+
+
+def _recent(file: Path, size: int) -> int:
+    """The start of the last lines worth reading again."""
+    if size <= REPLAYED_BYTES:
+        return 0
+    with file.open("rb") as stream:
+        stream.seek(size - REPLAYED_BYTES)
+        stream.readline()
+        return stream.tell()
+
+
+def _stream(file: Path) -> str:
+    """A stream's name among those of all machines that share a store."""
+    return f"{platform.node()}:{file}"
