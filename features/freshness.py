@@ -1,17 +1,21 @@
-"""How old a feature may be. Feast honours a view's TTL in point-in-time joins but not online (feast#1802)."""
+"""How old a feature may be: one TTL per view, honoured online as offline. Feast itself does not online (feast#1802)."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final
 
-TTL_DAYS: Final = 365
+from marquee import contract
+
+TTL: Final[dict[str, timedelta]] = {
+    contract.VISITOR_FEATURES_28D.name: timedelta(days=28),
+    contract.VISITOR_FEATURES_365D.name: timedelta(days=365),
+    contract.BANNER_FEATURES_28D.name: timedelta(days=28),
+    contract.SESSION_FEATURES.name: timedelta(days=365),
+}
+"""By view. A feature stamped at t may be read from t to t + TTL, both ends included."""
 
 
-def is_fresh(last_seen_at: datetime, now: datetime) -> bool:
-    """Whether features of a visitor last seen then still count; both in UTC.
-
-    Features are stamped at the midnight after the visitor was last seen, and that is what the TTL is counted from.
-    """
-    stamped_at = datetime(last_seen_at.year, last_seen_at.month, last_seen_at.day) + timedelta(days=1)
-    return now - stamped_at <= timedelta(days=TTL_DAYS)
+def is_fresh(view: str, stamped_at: datetime, at: datetime) -> bool:
+    """Whether a feature of this view stamped then may be read at ``at``, by the rule of point-in-time joins."""
+    return stamped_at <= at <= stamped_at + TTL[view]

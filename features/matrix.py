@@ -18,6 +18,15 @@ SMOOTHING = 20.0
 COUNTS = ("view_count_28d", "cart_count_28d", "order_count_28d", "active_day_count_28d")
 RESPONSE_COUNTS = ("visitor_impression_count_365d", "visitor_click_count_365d")
 BANNER_COUNTS = ("banner_impression_count_28d", "banner_click_count_28d")
+READS = {
+    contract.VISITOR_FEATURES_28D.name: COUNTS,
+    contract.VISITOR_FEATURES_365D.name: ("last_seen_at", *RESPONSE_COUNTS, "category_affinity"),
+    contract.BANNER_FEATURES_28D.name: BANNER_COUNTS,
+}
+"""What this version reads of the feature store: fields by view. A bundle records it, and has a service of its own."""
+VISITOR_FIELDS = tuple(
+    field for table in (contract.VISITOR_FEATURES_28D, contract.VISITOR_FEATURES_365D) for field in READS[table.name]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,15 @@ def smoothed_rate(clicks: Floats, impressions: Floats, base_rate: float) -> Floa
     return (np.nan_to_num(clicks) + SMOOTHING * base_rate) / (np.nan_to_num(impressions) + SMOOTHING)
 
 
+def window_counts(counts: Any, last_seen_at: Any) -> Floats:
+    """A visitor's 28-day counts where the store may hold none: 0 for a visitor who is known, NaN for one who is not.
+
+    A window in which nothing happened has no row. ``last_seen_at`` is NaN or None for a visitor not known.
+    """
+    values, seen = np.asarray(counts, dtype=np.float64), np.asarray(last_seen_at, dtype=np.float64)
+    return np.where(np.isnan(values) & ~np.isnan(seen), 0.0, values)
+
+
 def ranker_matrix(columns: Mapping[str, Any], visitor_shares: Any, banner_shares: Any, base_rate: float) -> Any:
     """The feature matrix [n, len(RANKER_FEATURES)] as float32.
 
@@ -85,7 +103,7 @@ def ranker_matrix(columns: Mapping[str, Any], visitor_shares: Any, banner_shares
     match = np.einsum("ij,ij->i", np.broadcast_to(visitor_shares, banner_shares.shape), banner_shares)
     norms = np.linalg.norm(visitor_shares, axis=1) * np.linalg.norm(banner_shares, axis=1)
     at = np.asarray(columns["impressed_at"], dtype=np.float64)
-    derived = {name: columns[name] for name in COUNTS} | {
+    derived = {name: window_counts(columns[name], columns["last_seen_at"]) for name in COUNTS} | {
         "visitor_click_rate": smoothed_rate(
             np.asarray(columns["visitor_click_count_365d"], dtype=np.float64),
             np.asarray(columns["visitor_impression_count_365d"], dtype=np.float64),

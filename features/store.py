@@ -1,134 +1,191 @@
-"""The feature store: offline files out of the warehouse, apply, materialise, online reads. Feast is imported here."""
+"""The feature store: open it, apply its definitions, materialise, read online. Feast is imported here."""
 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
+from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig, load_repo_config
 
-from features.definitions import BANNER_SERVICE, VISITOR_SERVICE, feature_names, feature_objects
-from features.freshness import TTL_DAYS, is_fresh
-from marquee import contract
-from marquee.errors import NothingToDo
-from marquee.settings import Settings, settings_now
+from features.definitions import (
+    BANNER_VIEWS,
+    TRAINING_SERVICE,
+    VISITOR_VIEWS,
+    Reads,
+    entity_keys,
+    feature_objects,
+)
+from features.export import export_offline, offline_folder
+from features.freshness import is_fresh
+from features.materialization import Materialized, OnRows, materialize_views, materialized
+from features.product_categories import export_product_categories
+from features.services import locked, register_service, registered_services
+from marquee import contract, lineage
+from marquee.errors import NothingToDo, SettingsError
+from marquee.settings import Settings
 
+__all__ = [
+    "Materialized",
+    "OnlineFeatures",
+    "export_offline",
+    "materialize",
+    "materialized",
+    "open_store",
+    "refresh_offline",
+]
 CONFIG = Path(__file__).with_name("feature_store.yaml")
-FEATURE_TABLES = (contract.VISITOR_FEATURES, contract.BANNER_FEATURES)
-TTL = timedelta(days=TTL_DAYS)
 
 
 def open_store(settings: Settings) -> FeatureStore:
-    """The store as ``feature_store.yaml`` describes it, under this installation's home."""
+    """The store that the settings describe, under this installation's home, with its definitions applied.
+
+    Raises:
+        SettingsError: ``online_store`` is valkey and ``valkey_url`` is not set.
+    """
     settings.features.mkdir(parents=True, exist_ok=True)
+    store = FeatureStore(config=_config(settings))
+    services = registered_services(settings)
+    objects = feature_objects(offline_folder(settings), services, settings.offline_store)
+    if not _is_applied(store, objects):
+        with locked(settings, "registry"):
+            store.refresh_registry()
+            if not _is_applied(store, objects):
+                store.apply(objects)
+    return store
+
+
+def _config(settings: Settings) -> RepoConfig:
     os.environ["FEATURE_STORE_HOME"] = str(settings.features)
     config: RepoConfig = load_repo_config(settings.features, CONFIG)
-    return FeatureStore(config=config)
+    if settings.offline_store == "spark":
+        conf = {"spark.master": settings.spark_master, "spark.sql.session.timeZone": "UTC", "spark.ui.enabled": "false"}
+        config.offline_config = {"type": "spark", "spark_conf": conf}
+    if settings.online_store == "valkey":
+        if settings.valkey_url is None:
+            raise SettingsError("online_store is valkey, so valkey_url must be set: redis://host:6379")
+        url = settings.valkey_url
+        config.online_config = {"type": "features.valkey_store.ColumnValkeyOnlineStore", "url": url}
+    return config
 
 
-def export_offline(settings: Settings) -> dict[str, int]:
-    """Copy the feature marts to the Parquet files that Feast joins against; rows by table.
-
-    A file is replaced in one step, so a reader never sees half of one.
-    """
-    offline = settings.features / "offline"
-    offline.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        connection.execute("set timezone = 'UTC'")
-        for table in FEATURE_TABLES:
-            target, partial = offline / f"{table.name}.parquet", offline / f"{table.name}.{os.getpid()}.partial"
-            columns = ", ".join(_exported(column) for column in table.columns)
-            query = f"select {columns} from marts.{table.name} order by all"  # noqa: S608 - names are the contract's
-            connection.execute(f"copy ({query}) to '{partial}' (format parquet)")
-            partial.replace(target)
-            row = connection.execute(f"select count(*) from '{target}'").fetchone()  # noqa: S608 - our own path
-            counts[table.name] = int(row[0])
-    return counts
+def _is_applied(store: FeatureStore, objects: list[Any]) -> bool:
+    """Whether the registry has exactly these objects; others that it has are let be."""
+    known = {view.name: view for view in store.list_feature_views()}
+    known_services = {service.name: service for service in store.list_feature_services()}
+    for wanted in objects:
+        if isinstance(wanted, FeatureService):
+            found = known_services.get(wanted.name)
+            if found is None or _projected(found) != _projected(wanted):
+                return False
+        elif hasattr(wanted, "batch_source"):
+            view = known.get(wanted.name)
+            if view is None or _described(view) != _described(wanted):
+                return False
+    return True
 
 
-def _exported(column: contract.Column) -> str:
-    # Feast reads timestamps with a zone; the warehouse keeps UTC without one.
-    return f"timezone('UTC', {column.name}) as {column.name}" if column.type == "timestamp" else column.name
+def _projected(service: FeatureService) -> dict[str, list[str]]:
+    return {view.name: [field.name for field in view.features] for view in service.feature_view_projections}
+
+
+def _described(view: Any) -> tuple[Any, ...]:
+    fields = [(field.name, str(field.dtype)) for field in view.schema]
+    return sorted(fields), view.ttl, view.online, type(view.batch_source).__name__, view.batch_source.path
 
 
 def refresh_offline(settings: Settings) -> tuple[FeatureStore, dict[str, int]]:
-    """The store with its offline files as the marts are now and its definitions applied; offline rows by table.
+    """The store with its offline files as the marts are now; offline rows by view.
 
     Raises:
         NothingToDo: the feature marts are empty.
     """
     counts = export_offline(settings)
-    if not counts[contract.VISITOR_FEATURES.name]:
+    if not any(counts[table.name] for table in VISITOR_VIEWS):
         raise NothingToDo("no visitor features yet: run transform_events on some events first")
-    store = open_store(settings)
-    store.apply(feature_objects(settings.features / "offline"))
-    return store, counts
+    return open_store(settings), counts
 
 
-def materialize(settings: Settings) -> dict[str, int]:
-    """Apply the definitions and bring the online store up to now; offline rows by table.
+def materialize(settings: Settings, on_rows: OnRows | None = None) -> dict[str, int]:
+    """Bring the offline files up to the marts and the online store up to now; offline rows by view.
 
-    A row stamped later than now (``settings.as_of``, else the clock) stays offline: it belongs to a day that is not
-    over, and training would not have seen it either.
+    Args:
+        on_rows: called with how many more entities were written.
 
     Raises:
         NothingToDo: the feature marts are empty.
+        OnlineStoreDown: Valkey cannot be reached; run it again once it can.
     """
+    started_at = datetime.now(UTC)
     store, counts = refresh_offline(settings)
-    now = settings_now(settings).replace(tzinfo=UTC)
-    for table in FEATURE_TABLES:
-        if counts[table.name]:
-            _materialize_view(store, table.name, settings.features / "offline" / f"{table.name}.parquet", now)
+    export_product_categories(settings)
+    materialize_views(settings, store, on_rows)
+    marts = [lineage.table(settings, "marts", name) for name in counts]
+    views = [(lineage.NAMESPACE, f"features.{name}") for name in counts]
+    lineage.emit_run(settings, "materialize", marts, views, started_at)
     return counts
 
 
-def _materialize_view(store: FeatureStore, name: str, path: Path, now: datetime) -> None:
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        row = connection.execute(
-            "select epoch(min(feature_at)), epoch(max(feature_at)) from read_parquet(?)", [str(path)]
-        ).fetchone()
-    first, newest = (datetime.fromtimestamp(seconds, UTC) for seconds in row)
-    last = min(newest, now)
-    # All that is alive, each time: a batch that arrives late changes days long past, which increments would miss.
-    second = timedelta(seconds=1)
-    if first <= last:
-        store.materialize(max(first, last - TTL) - second, last + second, feature_views=[name])
-
-
 class OnlineFeatures:
-    """Online reads by entity, each answer indexed by name because Feast's order is not the order asked for."""
+    """Online reads by entity, each answer indexed by name because Feast's order is not the order asked for.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        service: the feature service whose fields are read; a bundle has its own.
+    """
+
+    def __init__(self, settings: Settings, service: str = TRAINING_SERVICE) -> None:
+        self._settings = settings
         self._store = open_store(settings)
-        self._visitors = self._store.get_feature_service(VISITOR_SERVICE)
-        self._banners = self._store.get_feature_service(BANNER_SERVICE)
+        self._reads = _projected(self._store.get_feature_service(service))
+
+    def through(self, service: str, reads: Reads) -> OnlineFeatures:
+        """The same store read through another service, which is registered if it is not yet."""
+        register_service(self._settings, service, {view: list(fields) for view, fields in reads.items()})
+        try:
+            self._store.get_feature_service(service)
+        except FeastObjectNotFoundException:
+            return OnlineFeatures(self._settings, service)
+        other = object.__new__(OnlineFeatures)
+        other._settings, other._store = self._settings, self._store
+        other._reads = _projected(self._store.get_feature_service(service))
+        return other
 
     def visitors(self, visitor_ids: list[str], now: datetime) -> dict[str, dict[str, Any]]:
-        """Fresh features by visitor; a visitor without any is absent. ``now`` is UTC without a zone."""
-        rows = self._read(self._visitors, contract.VISITOR_FEATURES, "visitor_id", visitor_ids)
-        return {key: row for key, row in rows.items() if is_fresh(row["last_seen_at"], now)}
+        """Features by visitor, None where a view has no fresh ones; a visitor without any is absent.
 
-    def banners(self, banner_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """Features by banner; a banner never shown is absent."""
-        return self._read(self._banners, contract.BANNER_FEATURES, "banner_id", banner_ids)
+        ``now`` is UTC without a zone.
+        """
+        return self._read(VISITOR_VIEWS, visitor_ids, now)
 
-    def _read(self, service: Any, table: contract.Table, key: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-        if not ids:
+    def banners(self, banner_ids: list[str], now: datetime) -> dict[str, dict[str, Any]]:
+        """Features by banner; a banner not shown lately is absent. ``now`` is UTC without a zone."""
+        return self._read(BANNER_VIEWS, banner_ids, now)
+
+    def _read(self, tables: tuple[contract.Table, ...], ids: list[str], now: datetime) -> dict[str, dict[str, Any]]:
+        reads = {table.name: self._reads[table.name] for table in tables if table.name in self._reads}
+        if not ids or not reads:
             return {}
-        answer = self._store.get_online_features(service, [{key: value} for value in ids]).to_dict()
-        names = feature_names(table)
+        key = entity_keys(tables[0])[0]
+        references = [f"{view}:{field}" for view, fields in reads.items() for field in fields]
+        answer = self._store.get_online_features(references, [{key: value} for value in ids])
+        columns = answer.to_dict(include_event_timestamps=True)
         result = {}
-        for place, entity in enumerate(answer[key]):
-            row = {name: _plain(answer[name][place]) for name in names}
-            if row[names[0]] is not None:
-                result[entity] = row
+        for place, entity in enumerate(columns[key]):
+            row: dict[str, Any] = {}
+            for view, fields in reads.items():
+                if _is_alive(view, columns[f"{fields[0]}__ts"][place], now):
+                    row |= {field: _plain(columns[field][place]) for field in fields}
+            if row:
+                result[entity] = {field: row.get(field) for fields in reads.values() for field in fields}
         return result
+
+
+def _is_alive(view: str, stamp: int, now: datetime) -> bool:
+    """``stamp``: seconds since 1970, 0 where the store has nothing."""
+    return stamp > 0 and is_fresh(view, datetime.fromtimestamp(stamp, UTC).replace(tzinfo=None), now)
 
 
 def _plain(value: Any) -> Any:

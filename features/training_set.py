@@ -6,31 +6,59 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from features.definitions import RANKER_SERVICE
+from features.definitions import TRAINING_SERVICE
 from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import GateError, NothingToDo
 from marquee.settings import Settings
+from marquee.warehouse import open_warehouse
+
+MOMENT = pa.timestamp("us")
 
 
-def join_features(store: FeatureStore, rows: pd.DataFrame) -> pd.DataFrame:
+def join_features(store: FeatureStore, rows: pd.DataFrame, service: str = TRAINING_SERVICE) -> pd.DataFrame:
     """Features of each row's visitor and banner as of its ``impressed_at``; same rows, same order.
 
     Raises:
         GateError: the join lost or repeated a row.
     """
-    entities = rows.rename(columns={"impressed_at": "event_timestamp"})
-    entities["event_timestamp"] = pd.to_datetime(entities["event_timestamp"], utc=True).astype("datetime64[us, UTC]")
-    service = store.get_feature_service(RANKER_SERVICE)
-    joined = store.get_historical_features(entities, features=service).to_df()
-    joined = joined.rename(columns={"event_timestamp": "impressed_at"})
-    if len(joined) != len(rows) or not joined["impression_id"].is_unique:
+    joined: pd.DataFrame = join_table(store, pa.Table.from_pandas(rows, preserve_index=False), service).to_pandas()
+    for name in joined.columns[joined.dtypes.apply(pd.api.types.is_datetime64_any_dtype)]:
+        joined[name] = joined[name].astype("datetime64[us]")
+    return joined
+
+
+def join_table(store: FeatureStore, rows: pa.Table, service: str = TRAINING_SERVICE) -> pa.Table:
+    """``join_features`` without pandas: an Arrow table in, the same with the service's fields behind it out.
+
+    Args:
+        rows: has ``impression_id``, the entities' keys and ``impressed_at`` in UTC without a zone.
+
+    Raises:
+        GateError: the join lost or repeated a row.
+    """
+    place = rows.column_names.index("impressed_at")
+    at = rows.column(place).cast(MOMENT).cast(pa.timestamp("us", tz="UTC"))
+    entities = rows.set_column(place, "event_timestamp", at)
+    if store.config.offline_config["type"] == "spark":
+        entities = entities.to_pandas()
+    joined = store.get_historical_features(entities, features=store.get_feature_service(service)).to_arrow()
+    joined = joined.rename_columns(
+        ["impressed_at" if name == "event_timestamp" else name for name in joined.column_names]
+    )
+    ids, wanted = joined.column("impression_id"), rows.column("impression_id")
+    if len(joined) != len(rows) or pc.count_distinct(ids, mode="all").as_py() != len(rows):
         raise GateError(f"the point-in-time join turned {len(rows)} rows into {len(joined)}; it must keep each once")
-    joined = joined.set_index("impression_id").loc[rows["impression_id"]].reset_index()
-    for name in joined.columns[joined.dtypes.apply(lambda kind: isinstance(kind, pd.DatetimeTZDtype))]:
-        joined[name] = joined[name].dt.tz_convert("UTC").dt.tz_localize(None).astype("datetime64[us]")
+    if not ids.equals(wanted):
+        joined = joined.take(pc.index_in(wanted, ids.combine_chunks()))
+    for number, field in enumerate(joined.schema):
+        if pa.types.is_timestamp(field.type):
+            joined = joined.set_column(number, field.name, joined.column(number).cast(MOMENT))
     return joined
 
 
@@ -44,19 +72,19 @@ def build_training_set(settings: Settings) -> Path:
     columns = ", ".join(contract.TRAINING_ROWS.names)
     if not settings.warehouse.exists():
         raise NothingToDo("no warehouse yet: run ingest_events, then transform_events")
-    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+    with open_warehouse(settings) as connection:
         try:
             query = f"select {columns} from marts.training_rows order by impressed_at, impression_id"  # noqa: S608
-            rows = connection.execute(query).df()
+            rows = connection.sql(query).to_arrow_table()
         except duckdb.CatalogException:
             raise NothingToDo("no training rows yet: run transform_events") from None
-    if rows.empty:
+    if not len(rows):
         raise NothingToDo("training_rows is empty: no impression of a known banner has been loaded")
     # The files may be older than the marts, and the join would not say so.
     store, _ = refresh_offline(settings)
-    joined = join_features(store, rows)
+    joined = join_table(store, rows)
     target = settings.features / "training_set.parquet"
     partial = target.with_suffix(".partial")
-    joined.to_parquet(partial, index=False)
+    pq.write_table(joined, partial)
     partial.replace(target)
     return target

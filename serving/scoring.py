@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from features.matrix import BANNER_COUNTS, Floats
+from features.moments import Moment, OnlineMoments
 from features.store import OnlineFeatures
 from ingestion.event_stream import EventStream
 from marquee import contract
@@ -46,6 +47,8 @@ class Scorer:
         self._stream = stream
         self._clock = clock or (lambda: settings_now(settings))
         self._features = OnlineFeatures(settings)
+        self._moments = OnlineMoments(settings)
+        self._counts_moment: Moment | None = None
         self._checked_at = self._counted_at = -math.inf
         self.tag = ""
         self.bundle: Bundle
@@ -57,13 +60,20 @@ class Scorer:
         self._follow_champion()
         now = self._clock()
         request_id = uuid.uuid4().hex
+        before = self._moments.now()
         visitor, fallback = self._visitor(request.visitor_id, now)
+        # Features that were written meanwhile may be of either moment: then none is claimed.
+        as_of = {
+            "visitor": before if before == self._moments.now() else None,
+            "banner": self._counts_moment,
+            "is_visitor_read": fallback != "features_unavailable",
+        }
         context = Context(request.placement, request.context.device, np.datetime64(now, "us"))
         slate = recommend(self.bundle, context, request.n, visitor, self._counts, request_rng(request_id))
         if not slate:
             fallback = "nothing_eligible"
         elif self._stream:
-            self._stream.append([self._impression(request, request_id, placed, now) for placed in slate])
+            self._stream.append([self._impression(request, request_id, placed, now, as_of) for placed in slate])
         return RecommendResponse(
             request_id=request_id,
             slate=[self._shown(request_id, placed) for placed in slate],
@@ -71,6 +81,10 @@ class Scorer:
             policy=self.bundle.manifest["policy"]["name"],
             fallback=fallback,
         )
+
+    def known(self, visitor_id: str) -> tuple[dict[str, Any] | None, Fallback]:
+        """The visitor's online features as of now, or why there are none."""
+        return self._visitor(visitor_id, self._clock())
 
     def running(self) -> Running:
         """What answers now."""
@@ -94,8 +108,13 @@ class Scorer:
             tag = registry.require_champion(self._settings)
             if tag != self.tag or self._checked_at - self._counted_at >= COUNTS_SECONDS:
                 bundle = self.bundle if tag == self.tag else registry.load_bundle(self._settings, tag)
-                counts = self._read_counts(bundle)
-                self.bundle, self._counts, self.tag, self._counted_at = bundle, counts, tag, self._checked_at
+                before = self._moments.now()
+                service = registry.feature_service_name(tag)
+                features = self._features.through(service, bundle.manifest["feature_service"])
+                counts = self._read_counts(bundle, features)
+                self._counts_moment = before if before == self._moments.now() else None
+                self._features, self.bundle, self._counts = features, bundle, counts
+                self.tag, self._counted_at = tag, self._checked_at
         except Exception as error:  # whatever is wrong with the new one, the last good one still answers
             if not self.tag:
                 raise
@@ -106,9 +125,9 @@ class Scorer:
         """[B] arrays of the banners' counts as the online store has them."""
         return self._counts
 
-    def _read_counts(self, bundle: Bundle) -> dict[str, Floats]:
+    def _read_counts(self, bundle: Bundle, features: OnlineFeatures) -> dict[str, Floats]:
         ids = bundle.catalogue.banner_ids
-        known = self._features.banners(ids)
+        known = features.banners(ids, self._clock())
         return {
             name: np.array([known[b][name] if b in known else np.nan for b in ids], dtype=np.float64)
             for name in BANNER_COUNTS
@@ -121,9 +140,11 @@ class Scorer:
             return None, "features_unavailable"
         return visitor, None if visitor else "cold_visitor"
 
-    def _impression(self, request: RecommendRequest, request_id: str, placed: Placed, now: datetime) -> dict[str, Any]:
+    def _impression(
+        self, request: RecommendRequest, request_id: str, placed: Placed, now: datetime, as_of: dict[str, Any]
+    ) -> dict[str, Any]:
         values = zip(contract.RANKER_FEATURES, placed.features, strict=True)
-        features = {name: None if np.isnan(value) else float(value) for name, value in values}
+        features: dict[str, Any] = {name: None if np.isnan(value) else float(value) for name, value in values}
         impression_id = f"{request_id}-{placed.position}"
         return {
             "event_id": impression_id,
@@ -141,7 +162,7 @@ class Scorer:
             "arm": "champion",
             "policy": f"{self.bundle.manifest['policy']['name']}@{self.tag}",
             "propensity": placed.propensity,
-            "features": json.dumps(features),
+            "features": json.dumps(features | {"as_of": as_of}),
         }
 
     def _shown(self, request_id: str, placed: Placed) -> RecommendedBanner:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from features.matrix import (
     BANNER_COUNTS,
     COUNTS,
+    READS,
     RESPONSE_COUNTS,
     Encoding,
     category_matrix,
@@ -27,7 +28,7 @@ from training.catalogue import Catalogue
 from training.ranker import Ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("manifest.json", "towers.npz", "ranker.ubj", "calibration.json", "report.json")
 
 
@@ -65,7 +66,7 @@ class Bundle:
     def retrieve(self, visitor: dict[str, Any] | None, eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Rows of the eligible banners nearest to the visitor, best first, at most ``candidates``. Exact search."""
         rows = np.flatnonzero(eligible)
-        counts = np.array([[visitor[name] if visitor else 0.0 for name in COUNTS]], dtype=np.float64)
+        counts = np.array([[visitor[name] if visitor else 0.0 for name in COUNTS]], dtype=np.float64)  # None is NaN
         vector = self.towers.visitor_vectors(visitor_inputs(self.visitor_shares(visitor), counts))[0]
         similarity = self.banner_vectors[rows] @ vector
         return rows[np.argsort(-similarity, kind="stable")[: self.candidates]]
@@ -82,7 +83,7 @@ class Bundle:
         All are scored as if they stood first: the position that the log happened to give must not decide the order.
 
         Args:
-            visitor: raw features by name, or None when nothing fresh is known.
+            visitor: raw features by name, None where a view has no fresh ones; None when nothing is known at all.
             rows: [n] rows of the catalogue.
             banner_counts: [B] arrays by name, NaN for a banner never shown.
         """
@@ -125,7 +126,14 @@ class Bundle:
         if manifest.get("feature_hash") != contract.feature_hash():
             raise BundleError(f"{folder}: made for other features than this version serves; train again")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if manifest.get("feature_service") != feature_service():
+            raise BundleError(f"{folder}: reads other feature views than this version serves; train again")
         return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report)
+
+
+def feature_service() -> dict[str, list[str]]:
+    """What a bundle of this version reads of the feature store, as its manifest records it: fields by view."""
+    return {view: list(fields) for view, fields in READS.items()}
 
 
 def content_hash(folder: Path) -> str:

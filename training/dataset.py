@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from features.freshness import TTL
 from features.matrix import (
     BANNER_COUNTS,
     COUNTS,
@@ -157,14 +158,15 @@ def read_category_titles(settings: Settings, categories: tuple[str, ...]) -> dic
 
 
 def banner_counts(settings: Settings, catalogue: Catalogue, as_of: np.datetime64) -> dict[str, NDArray[np.float64]]:
-    """Each banner's counts as known at ``as_of``: [B] arrays, NaN for a banner never shown before."""
+    """Each banner's counts as known at ``as_of``: [B] arrays, NaN for a banner not shown lately."""
     query = """
         select banner_id, banner_impression_count_28d, banner_click_count_28d
-        from marts.banner_features where feature_at <= ?
+        from marts.banner_features_28d where feature_at <= ? and feature_at >= ?
         qualify row_number() over (partition by banner_id order by feature_at desc) = 1
     """
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        rows = connection.execute(query, [as_of.astype("datetime64[us]").item()]).fetchall()
+        at = as_of.astype("datetime64[us]").item()
+        rows = connection.execute(query, [at, at - TTL[contract.BANNER_FEATURES_28D.name]]).fetchall()
     known = {row[0]: row[1:] for row in rows}
     table = np.array([known.get(banner, (np.nan, np.nan)) for banner in catalogue.banner_ids], dtype=np.float64)
     return {name: table[:, place] for place, name in enumerate(BANNER_COUNTS)}

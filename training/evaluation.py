@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import COUNTS, Floats, ranker_matrix
-from marquee import contract
+from features.matrix import COUNTS, VISITOR_FIELDS, Floats, ranker_matrix
 from marquee.settings import Settings
 from training import baselines, metrics, ope
 from training.bundle import Bundle
@@ -108,8 +107,7 @@ def raw_visitor(data: Dataset, row: int) -> dict[str, Any] | None:
     values = data.frame.iloc[row]
     if values["last_seen_at"] is None or values.isna()["last_seen_at"]:
         return None
-    names = [name for name in contract.VISITOR_FEATURES.names if name not in contract.VISITOR_FEATURES.key]
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in VISITOR_FIELDS}
 
 
 def _probability_of_logged(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: NDArray[np.int64]) -> Floats:

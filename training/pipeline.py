@@ -15,7 +15,7 @@ from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from training import registry
-from training.bundle import FORMAT, Bundle
+from training.bundle import FORMAT, Bundle, feature_service
 from training.dataset import Dataset, load_dataset, read_category_titles
 from training.evaluation import embedding_ids, evaluate_policy, evaluate_ranker, evaluate_retrieval
 from training.ranker import Ranker, RankerSettings, fit_ranker
@@ -51,6 +51,8 @@ def train_ranker(settings: Settings) -> Path:
 
 def assemble_bundle(settings: Settings) -> str:
     """Put towers and ranker together, evaluate them on the later window, store the bundle; returns its tag."""
+    from features.store import open_store
+
     work = _work(settings)
     data = load_dataset(settings)
     towers, ranker = Towers.load(work / "towers.npz"), Ranker.load(work)
@@ -73,6 +75,7 @@ def assemble_bundle(settings: Settings) -> str:
     folder.mkdir()
     bundle.save(folder)
     tag = registry.store_bundle(settings, folder)
+    open_store(settings)  # the bundle's feature service is in Feast before anybody can promote it
     (work / "latest.json").write_text(json.dumps({"tag": tag}), encoding="utf-8")
     return tag
 
@@ -105,6 +108,8 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
         "format": FORMAT,
         "features": list(contract.RANKER_FEATURES),
         "feature_hash": contract.feature_hash(),
+        # Its name in Feast is the bundle's version, which is a hash over this too, so only what it reads stands here.
+        "feature_service": feature_service(),
         "snapshot": data.snapshot,
         "seed": settings.seed,
         "encoding": data.encoding.to_dict(),

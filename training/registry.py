@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.services import register_service, service_name
 from marquee.errors import BundleError
 from marquee.settings import Settings
 
@@ -35,7 +36,10 @@ class Promotion:
 
 
 def store_bundle(settings: Settings, folder: Path) -> str:
-    """Put a bundle into the model store; returns its tag. The same content gets the same tag and is stored once."""
+    """Put a bundle into the model store and register what it reads; returns its tag.
+
+    The same content gets the same tag and is stored once.
+    """
     from training.bundle import FILES, content_hash
 
     version = content_hash(folder)
@@ -45,7 +49,14 @@ def store_bundle(settings: Settings, folder: Path) -> str:
         with models.create(tag, metadata=_headline(folder)) as model:
             for name in FILES:
                 shutil.copyfile(folder / name, model.path_of(name))
+    reads = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["feature_service"]
+    register_service(settings, feature_service_name(tag), reads)
     return tag
+
+
+def feature_service_name(tag: str) -> str:
+    """The feature service that lists what a bundle reads."""
+    return service_name(tag.partition(":")[2])
 
 
 def bundle_folder(settings: Settings, tag: str) -> Path:

@@ -17,8 +17,9 @@ from feast import Entity, FeatureService, FeatureView
 from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 from pydantic import BaseModel, ValidationError
 
-from features.definitions import feature_objects
-from features.matrix import ranker_matrix
+from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, entity_keys, feature_names, feature_objects
+from features.freshness import TTL
+from features.matrix import READS, VISITOR_FIELDS, ranker_matrix
 from ingestion.batch import check_event
 from marquee import contract
 from marquee.errors import BundleError
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.tools
 
 FEAST_TYPES = {String: "string", Int64: "int", Float64: "float", Bool: "bool", UnixTimestamp: "timestamp"}
 PYTHON_TYPES = {str: "string", int: "int", float: "float", bool: "bool", datetime: "timestamp"}
-FEATURE_TABLES = (contract.VISITOR_FEATURES, contract.BANNER_FEATURES)
+FEATURE_TABLES = ONLINE_VIEWS
 
 
 # --- Feast --------------------------------------------------------------------------------------------------
@@ -37,45 +38,45 @@ FEATURE_TABLES = (contract.VISITOR_FEATURES, contract.BANNER_FEATURES)
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    made = feature_objects(tmp_path_factory.mktemp("offline"))
+    made = feature_objects(tmp_path_factory.mktemp("offline"), {"ranker_0123": READS})
     by_name = {made_object.name: made_object for made_object in made}
-    assert len(by_name) == len(made) == 7
+    assert len(by_name) == len(made) == 3 + 4 + 2
     return by_name
 
 
 def test_feast_views_are_the_feature_tables(objects: dict[str, Any]) -> None:
     views = {name: view for name, view in objects.items() if isinstance(view, FeatureView)}
     entities = {name: entity for name, entity in objects.items() if isinstance(entity, Entity)}
-    assert set(views) == {table.name for table in FEATURE_TABLES}
+    assert set(views) == {table.name for table in OFFLINE_VIEWS} == set(TTL)
+    assert [name for name, view in views.items() if not view.online] == [contract.SESSION_FEATURES.name]
     compared = 0
-    for table in FEATURE_TABLES:
+    for table in OFFLINE_VIEWS:
         view = views[table.name]
         fields = {field.name: FEAST_TYPES[field.dtype] for field in view.features}
-        entity_key, moment = table.key
-        assert fields == {c.name: c.type for c in table.columns if c.name not in table.key}
-        assert [entities[entity].join_key for entity in view.entities] == [entity_key]
-        assert view.batch_source.timestamp_field == moment
-        assert Path(view.batch_source.path).name == f"{table.name}.parquet"
-        compared += len(fields) + len(table.key)
-    assert compared == sum(len(table.columns) for table in FEATURE_TABLES) > 10
+        assert fields == {name: table.column(name).type for name in feature_names(table)}
+        assert tuple(entities[entity].join_key for entity in view.entities) == entity_keys(table)
+        assert {"visitor_id", "banner_id", "session_id"} >= set(entity_keys(table)) != set()
+        assert view.batch_source.timestamp_field == "feature_at"
+        assert Path(view.batch_source.path).parts[-2:] == (table.name, "*.parquet")
+        assert view.ttl == TTL[table.name]
+        compared += len(fields) + len(entity_keys(table)) + 1
+    assert compared == sum(len(table.columns) for table in OFFLINE_VIEWS) > 25
 
 
-def test_feast_services_hold_whole_tables(objects: dict[str, Any]) -> None:
+def test_feast_services_hold_what_is_read(objects: dict[str, Any]) -> None:
     services = {name: service for name, service in objects.items() if isinstance(service, FeatureService)}
-    visitors, banners = FEATURE_TABLES
-    held = {"ranker_v1": (visitors, banners), "visitor_online_v1": (visitors,), "banner_online_v1": (banners,)}
+    whole = {table.name: feature_names(table) for table in ONLINE_VIEWS}
+    held = {"training_set": whole, "ranker_0123": READS}
     assert set(services) == set(held)
     compared = 0
-    for service, tables in held.items():
-        fields = [
-            (view.name, field.name, FEAST_TYPES[field.dtype])
+    for service, reads in held.items():
+        fields = {
+            view.name: tuple(field.name for field in view.features)
             for view in services[service].feature_view_projections
-            for field in view.features
-        ]
-        wanted = [(t.name, c.name, c.type) for t in tables for c in t.columns if c.name not in t.key]
-        assert sorted(fields) == sorted(wanted)
-        compared += len(fields)
-    assert compared == 2 * sum(len(table.columns) - len(table.key) for table in FEATURE_TABLES) > 20
+        }
+        assert fields == {view: tuple(names) for view, names in reads.items()}
+        compared += sum(map(len, fields.values()))
+    assert compared == sum(map(len, whole.values())) + sum(map(len, READS.values())) > 20
 
 
 # --- the ranker's inputs ------------------------------------------------------------------------------------
@@ -129,6 +130,10 @@ def test_what_the_matrix_reads_is_in_the_contract() -> None:
     known = {name for table in tables for name in table.names} | {"placement"}  # the code of placement_id
     assert columns.read - known == set()
     assert len(columns.read) > 8
+    # What a bundle says it reads is what the matrix reads of the feature store, and the text of interests.
+    features = {name for table in FEATURE_TABLES for name in feature_names(table)}
+    assert (columns.read & features) | {"category_affinity"} == {name for names in READS.values() for name in names}
+    assert set(VISITOR_FIELDS) < features
 
 
 def save_ranker(folder: Path, names: list[str] | None) -> None:

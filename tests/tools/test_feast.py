@@ -1,4 +1,4 @@
-"""Feast with its DuckDB and SQLite stores: no row lost, no feature from the future, offline equal to online."""
+"""Feast with its stores: no row lost, no feature from the future or past its TTL, offline equal to online."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
+from feast.errors import FeatureServiceNotFoundException
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+from feast.repo_config import RepoConfig
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from features.definitions import feature_names, feature_objects
-from features.freshness import TTL_DAYS
-from features.store import FEATURE_TABLES, OnlineFeatures, export_offline, materialize, open_store
+from features import materialization
+from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, VISITOR_VIEWS, feature_names, feature_objects
+from features.export import export_offline
+from features.freshness import TTL
+from features.services import register_service
+from features.store import OnlineFeatures, materialize, materialized, open_store
 from features.training_set import join_features
 from ingestion.batch import ARROW_TYPES
 from marquee import contract
@@ -31,9 +37,12 @@ from marquee.settings import Settings
 pytestmark = pytest.mark.tools
 
 EPOCH = datetime(2024, 1, 1)
-DAY, INSTANT, TTL = timedelta(days=1), timedelta(microseconds=1), timedelta(days=TTL_DAYS)
+DAY, INSTANT = timedelta(days=1), timedelta(microseconds=1)
 NEVER = EPOCH - 2000 * DAY
-VISITORS, BANNERS = contract.VISITOR_FEATURES, contract.BANNER_FEATURES
+RECENT, YEAR = contract.VISITOR_FEATURES_28D, contract.VISITOR_FEATURES_365D
+BANNERS = contract.BANNER_FEATURES_28D
+VISITOR_NAMES = (*feature_names(RECENT), *feature_names(YEAR))
+MONTH_TTL, YEAR_TTL = TTL[RECENT.name], TTL[YEAR.name]
 Stamp = tuple[str, int]
 """An entity and the number of the midnight at which its features are stamped, counted from ``EPOCH``."""
 Impression = tuple[str, str, datetime]
@@ -59,7 +68,8 @@ def write_offline(folder: Path, table: contract.Table, stamps: list[Stamp]) -> N
     }
     rows = [feature_row(table, stamp) for stamp in stamps]
     columns = [pa.array([row[name] for row in rows], type=kind) for name, kind in kinds.items()]
-    pq.write_table(pa.table(dict(zip(kinds, columns, strict=True))), folder / f"{table.name}.parquet")
+    (folder / table.name).mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(zip(kinds, columns, strict=True))), folder / table.name / "2024-01-01.parquet")
 
 
 def write_marts(settings: Settings, visitors: list[Stamp], banners: list[Stamp]) -> None:
@@ -67,7 +77,8 @@ def write_marts(settings: Settings, visitors: list[Stamp], banners: list[Stamp])
     settings.home.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(settings.warehouse)) as connection:
         connection.execute("create schema if not exists marts")
-        for table, stamps in ((VISITORS, visitors), (BANNERS, banners)):
+        tables: dict[contract.Table, list[Stamp]] = {RECENT: visitors, YEAR: visitors, BANNERS: banners}
+        for table, stamps in (tables | {contract.SESSION_FEATURES: []}).items():
             columns = ", ".join(f"{c.name} {contract.SQL_TYPES[c.type]} not null" for c in table.columns)
             connection.execute(f"create or replace table marts.{table.name} ({columns})")
             marks = ", ".join("?" for _ in table.columns)
@@ -76,9 +87,10 @@ def write_marts(settings: Settings, visitors: list[Stamp], banners: list[Stamp])
                 connection.execute(f"insert into marts.{table.name} values ({marks})", [row[n] for n in table.names])
 
 
-def as_of(stamps: list[Stamp], entity: str, at: datetime) -> int | None:
+def as_of(table: contract.Table, stamps: list[Stamp], entity: str, at: datetime) -> int | None:
     """What may be known at ``at``: the newest stamp that is neither later nor past its TTL. The reference."""
-    known = [day for name, day in stamps if name == entity and EPOCH + day * DAY <= at <= EPOCH + day * DAY + TTL]
+    ttl = TTL[table.name]
+    known = [day for name, day in stamps if name == entity and EPOCH + day * DAY <= at <= EPOCH + day * DAY + ttl]
     return max(known, default=None)
 
 
@@ -107,7 +119,8 @@ def stamps_of(letter: str, entities: int) -> st.SearchStrategy[list[Stamp]]:
     return st.lists(one, min_size=1, max_size=8, unique=True)
 
 
-OFFSETS = st.sampled_from([-INSTANT, 0 * DAY, INSTANT, DAY / 2, TTL - INSTANT, TTL, TTL + INSTANT, -900 * DAY])
+BORDERS = [ttl + step for ttl in (MONTH_TTL, YEAR_TTL) for step in (-INSTANT, 0 * DAY, INSTANT)]
+OFFSETS = st.sampled_from([-INSTANT, 0 * DAY, INSTANT, DAY / 2, *BORDERS, -900 * DAY])
 
 
 @st.composite
@@ -135,8 +148,8 @@ BY_HAND = (
         ("v0", "b1", NOON),  # same visitor and moment; its banner is only known later
         ("v9", "b9", NOON),  # neither is known
         ("v1", "b0", NEVER),  # older than all features
-        ("v1", "b0", EPOCH + 10 * DAY + TTL),  # the last moment of both TTLs, or past it
-        ("v1", "b0", EPOCH + 10 * DAY + TTL + INSTANT),
+        ("v1", "b0", EPOCH + 10 * DAY + YEAR_TTL),  # the last moment of both TTLs, or past it
+        ("v1", "b0", EPOCH + 10 * DAY + YEAR_TTL + INSTANT),
         ("v0", "b0", EPOCH + 11 * DAY),  # the very moment of the stamp
         ("v0", "b0", EPOCH + 11 * DAY - INSTANT),
     ],
@@ -150,9 +163,8 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureStore, Pat
     store = open_store(settings)
     offline = settings.features / "offline"
     offline.mkdir()
-    for table, entity in ((VISITORS, "v0"), (BANNERS, "b0")):
+    for table, entity in ((RECENT, "v0"), (YEAR, "v0"), (BANNERS, "b0")):
         write_offline(offline, table, [(entity, 0)])
-    store.apply(feature_objects(offline))
     return store, offline
 
 
@@ -171,17 +183,21 @@ def test_point_in_time_join_is_the_reference(applied: tuple[FeatureStore, Path])
     @example(BY_HAND)
     def check(world: tuple[list[Stamp], list[Stamp], list[Impression]]) -> None:
         visitors, banners, impressions = world
-        write_offline(offline, VISITORS, visitors)
-        write_offline(offline, BANNERS, banners)
+        for table, stamps in ((RECENT, visitors), (YEAR, visitors), (BANNERS, banners)):
+            write_offline(offline, table, stamps)
         frame = impressions_frame(impressions)
         joined = join_features(store, frame)
         # Each row once, in the order given, with what it came with untouched.
         pd.testing.assert_frame_equal(joined[list(frame.columns)], frame)
-        assert set(joined.columns) == {*frame.columns, *feature_names(VISITORS), *feature_names(BANNERS)}
+        assert set(joined.columns) == {*frame.columns, *VISITOR_NAMES, *feature_names(BANNERS)}
         for place, (visitor, banner, at) in enumerate(impressions):
             row = {name: plain(joined[name].iloc[place]) for name in joined.columns}
-            for table, entity, stamps in ((VISITORS, visitor, visitors), (BANNERS, banner, banners)):
-                day = as_of(stamps, entity, at)
+            for table, entity, stamps in (
+                (RECENT, visitor, visitors),
+                (YEAR, visitor, visitors),
+                (BANNERS, banner, banners),
+            ):
+                day = as_of(table, stamps, entity, at)
                 assert {name: row[name] for name in feature_names(table)} == expected(table, entity, day)
                 known = [EPOCH + day * DAY for name, day in stamps if name == entity]
                 seen["known" if day is not None else "absent"] += 1
@@ -198,7 +214,8 @@ def test_many_rows_keep_their_order(applied: tuple[FeatureStore, Path]) -> None:
     """Enough rows for DuckDB to work on them in parallel, which returns them in another order."""
     store, offline = applied
     visitors = [(f"v{place}", day) for place in range(40) for day in range(place, 60)]
-    write_offline(offline, VISITORS, visitors)
+    write_offline(offline, RECENT, visitors)
+    write_offline(offline, YEAR, visitors)
     write_offline(offline, BANNERS, [("b0", 0)])
     frame = impressions_frame([(f"v{i * 7 % 41}", "b0", EPOCH + (i * 11 % 60) * DAY) for i in range(20_000)])
     joined = join_features(store, frame)
@@ -208,55 +225,139 @@ def test_many_rows_keep_their_order(applied: tuple[FeatureStore, Path]) -> None:
     assert 0 < sum(found) < 20_000
 
 
-def test_online_is_offline_at_the_newest_stamp(new_home: Callable[[], Settings]) -> None:
+@effort(max_examples=8, deadline=None)
+@given(worlds())
+@example(BY_HAND)
+def test_the_native_join_is_feasts_own(
+    applied: tuple[FeatureStore, Path], world: tuple[list[Stamp], list[Stamp], list[Impression]]
+) -> None:
+    """The same rows as Feast's own DuckDB store returns, entity rows without an id or a banner included."""
+    store, offline = applied
+    visitors, banners, impressions = world
+    for table, stamps in ((RECENT, visitors), (YEAR, visitors), (BANNERS, banners)):
+        write_offline(offline, table, stamps)
+    frame = impressions_frame(impressions).rename(columns={"impressed_at": "event_timestamp"})
+    frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize("UTC")
+    frame.loc[len(frame) - 1, ["visitor_id"]] = None
+    views = [store.get_feature_view(table.name) for table in ONLINE_VIEWS]
+    refs = [f"{table.name}:{name}" for table in ONLINE_VIEWS for name in feature_names(table)]
+    own = store.get_historical_features(frame.copy(), refs).to_df()
+    theirs = DuckDBOfflineStore.get_historical_features(
+        store.config, views, refs, frame.copy(), store.registry, "marquee"
+    ).to_df()
+    # Feast's comes in no order.
+    theirs = theirs.set_index("impression_id").loc[frame["impression_id"]].reset_index()[list(own.columns)]
+    assert len(own) == len(frame) == len(theirs)
+    for name in own.columns:
+        assert [plain(value) for value in own[name]] == [plain(value) for value in theirs[name]], name
+
+
+LATER = st.sampled_from([0 * DAY, DAY, *BORDERS, 28 * DAY, 400 * DAY])
+
+
+def test_online_is_offline_at_every_later_moment(new_home: Callable[[], Settings]) -> None:
+    """The same entity at the same moment, expired features included, for every view."""
     seen: Counter[str] = Counter()
 
     @effort(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(stamps_of("v", 3), stamps_of("b", 2))
-    @example([("v0", 10), ("v0", 12), ("v1", 400), ("v2", 400 - TTL_DAYS)], [("b0", 399), ("b0", 400), ("b1", 380)])
+    @example([("v0", 10), ("v0", 12), ("v1", 400), ("v2", 35)], [("b0", 399), ("b0", 400), ("b1", 380)])
     def check(visitors: list[Stamp], banners: list[Stamp]) -> None:
         settings = new_home()
         write_marts(settings, visitors, banners)
-        assert materialize(settings) == {VISITORS.name: len(visitors), BANNERS.name: len(banners)}
-        now = EPOCH + max(day for _, day in visitors + banners) * DAY
+        counts = materialize(settings)
+        assert counts[YEAR.name] == counts[RECENT.name] == len(visitors)
+        assert counts[BANNERS.name] == len(banners)
+        store, online = open_store(settings), OnlineFeatures(settings)
+        newest = EPOCH + max(day for _, day in visitors + banners) * DAY
         names = [("v0", "b0"), ("v1", "b1"), ("v2", "b9"), ("v9", "b0")]
-        joined = join_features(open_store(settings), impressions_frame([(v, b, now) for v, b in names]))
-        online = OnlineFeatures(settings)
-        found = online.visitors([visitor for visitor, _ in names], now)
-        for place, (visitor, _) in enumerate(names):
-            offline = {name: plain(joined[name].iloc[place]) for name in feature_names(VISITORS)}
-            assert found.get(visitor, dict.fromkeys(feature_names(VISITORS))) == offline
-            seen["visitor" if visitor in found else "no visitor"] += 1
-        counts = online.banners(["b0", "b1", "b9"])
-        last = EPOCH + max(day for _, day in banners) * DAY
-        for banner in ("b0", "b1", "b9"):
-            newest = as_of(banners, banner, last)
-            assert counts.get(banner) == (None if newest is None else expected(BANNERS, banner, newest))
-        seen["banner"] += len(counts)
+        moments = [newest + later for later in (0 * DAY, *BORDERS)]
+        frame = impressions_frame([(v, b, at) for at in moments for v, b in names])
+        joined = join_features(store, frame).to_dict("records")
+        for place, row in enumerate(joined):
+            (visitor, banner), at = names[place % len(names)], moments[place // len(names)]
+            found = {
+                **dict.fromkeys(VISITOR_NAMES),
+                **online.visitors([visitor], at).get(visitor, {}),
+                **dict.fromkeys(feature_names(BANNERS)),
+                **online.banners([banner], at).get(banner, {}),
+            }
+            assert found == {name: plain(row[name]) for name in found}
+            for name in ("view_count_28d", "last_seen_at", BANNERS.names[2]):
+                seen[f"{name} {'absent' if found[name] is None else 'present'}"] += 1
+            seen["only the year"] += found["view_count_28d"] is None and found["last_seen_at"] is not None
 
     check()
-    assert all(seen[case] for case in ("visitor", "no visitor", "banner"))
+    assert len(seen) == 7
+    assert all(seen.values())
 
 
-def test_unknown_and_expired_visitors_are_absent_online(new_home: Callable[[], Settings]) -> None:
+@pytest.mark.parametrize(("table", "entity"), [(RECENT, "v0"), (YEAR, "v0"), (BANNERS, "b0")])
+def test_the_last_moment_of_a_view_online(new_home: Callable[[], Settings], table: contract.Table, entity: str) -> None:
     settings = new_home()
-    write_marts(settings, [("v0", 10), ("v1", 20)], [])
+    write_marts(settings, [("v0", 10)], [("b0", 10)])
     materialize(settings)
     online = OnlineFeatures(settings)
-    last = EPOCH + 10 * DAY + TTL
-    assert set(online.visitors(["v1", "v9", "v0"], last)) == {"v0", "v1"}
-    assert set(online.visitors(["v0", "v1"], last + INSTANT)) == {"v1"}
+    field, last = feature_names(table)[0], EPOCH + 10 * DAY + TTL[table.name]
+
+    def found(at: datetime) -> Any:
+        rows = online.banners([entity], at) if table is BANNERS else online.visitors([entity], at)
+        return rows.get(entity, {}).get(field)
+
+    assert found(last) is not None
+    assert found(last + INSTANT) is None
+    assert found(EPOCH + 10 * DAY) is not None
+    assert found(EPOCH + 10 * DAY - INSTANT) is None, "a feature from after the moment"
     assert online.visitors([], last) == {}
-    assert online.banners(["b0"]) == {}
 
 
-def online_rows(settings: Settings) -> list[tuple[Any, ...]]:
-    """All that the online store holds, but for the moment at which it was written."""
-    with sqlite3.connect(settings.features / "online.db") as connection:
-        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
-        columns = "entity_key, feature_name, value, event_ts"
-        rows = [(name, *row) for name in tables for row in connection.execute(f'select {columns} from "{name}"')]
-    return sorted(rows)
+def online_rows(path: Path, project: str = "marquee") -> list[tuple[Any, ...]]:
+    """All that the online store holds of the views, but for the moment at which it was written."""
+    with sqlite3.connect(path) as connection:
+        columns = "entity_key, feature_name, value, value_text, vector_value, event_ts, created_ts"
+        return sorted(
+            (
+                (table.name, *row)
+                for table in ONLINE_VIEWS
+                for row in connection.execute(f'select {columns} from "{project}_{table.name}"')
+            ),
+            key=repr,
+        )
+
+
+def stock_store(settings: Settings, online: dict[str, Any]) -> FeatureStore:
+    """Feast as it comes, over the same offline files."""
+    home = settings.home / "stock"
+    home.mkdir(exist_ok=True)
+    config = RepoConfig(
+        project="marquee", provider="local", registry=str(home / "registry.db"), offline_store={"type": "duckdb"},
+        online_store=online, entity_key_serialization_version=3, repo_path=str(home),
+    )  # fmt: skip
+    store = FeatureStore(config=config)
+    store.apply(feature_objects(settings.features / "offline"))
+    return store
+
+
+def test_the_online_store_is_what_feast_would_write(new_home: Callable[[], Settings]) -> None:
+    settings = new_home()
+    visitors = [("v0", 10), ("v0", 12), ("v1", 11), ("v22", 12), ("v333333", 3)]
+    write_marts(settings, visitors, [("b0", 11), ("b0", 12), ("b1", 12)])
+    materialize(settings)
+    path = settings.home / "stock" / "online.db"
+    stock = stock_store(settings, {"type": "sqlite", "path": str(path)})
+    stock.materialize(EPOCH.replace(tzinfo=UTC), (EPOCH + 12 * DAY).replace(tzinfo=UTC))
+    own = online_rows(settings.features / "online.db")
+    assert own == online_rows(path)
+    assert len(own) == 4 * len(VISITOR_NAMES) + 2 * len(feature_names(BANNERS))
+    # And Feast as it comes reads ours.
+    path.unlink()
+    reader = stock_store(settings, {"type": "sqlite", "path": str(settings.features / "online.db")})
+    refs = [f"{table.name}:{name}" for table in VISITOR_VIEWS for name in feature_names(table)]
+    answer = reader.get_online_features(refs, [{"visitor_id": "v0"}]).to_dict()
+    wanted = expected(RECENT, "v0", 12) | expected(YEAR, "v0", 12)
+    assert {name: answer[name][0] for name in VISITOR_NAMES} == {
+        name: value.replace(tzinfo=UTC) if isinstance(value, datetime) else value for name, value in wanted.items()
+    }
 
 
 def test_materialising_again_changes_nothing_and_a_new_day_replaces(new_home: Callable[[], Settings]) -> None:
@@ -264,49 +365,158 @@ def test_materialising_again_changes_nothing_and_a_new_day_replaces(new_home: Ca
     visitors, banners = [("v0", 10), ("v1", 11)], [("b0", 11)]
     write_marts(settings, visitors, banners)
     first = materialize(settings)
-    before = online_rows(settings)
-    assert len(before) == 2 * len(feature_names(VISITORS)) + len(feature_names(BANNERS))
+    before = online_rows(settings.features / "online.db")
+    assert len(before) == 2 * len(VISITOR_NAMES) + len(feature_names(BANNERS))
     assert materialize(settings) == first
-    assert online_rows(settings) == before
+    assert online_rows(settings.features / "online.db") == before
     write_marts(settings, [*visitors, ("v0", 12)], [*banners, ("b0", 12)])
     materialize(settings)
-    after = online_rows(settings)
+    after = online_rows(settings.features / "online.db")
     assert len(after) == len(before)
     assert after != before
     found = OnlineFeatures(settings).visitors(["v0", "v1"], EPOCH + 12 * DAY)
-    assert found == {"v0": expected(VISITORS, "v0", 12), "v1": expected(VISITORS, "v1", 11)}
+    assert found == {
+        name: expected(RECENT, name, day) | expected(YEAR, name, day) for name, day in (("v0", 12), ("v1", 11))
+    }
+    assert {moment.until for view, moment in materialized(settings).items()} == {EPOCH + 12 * DAY}
+
+
+def write_build(settings: Settings, from_day: int | None) -> None:
+    """A finished build of the warehouse, as it keeps a record of them."""
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute("create schema if not exists raw")
+        columns = "target varchar, from_date date, to_date date, is_full boolean, finished_at timestamp"
+        connection.execute(f"create table if not exists raw.builds ({columns})")
+        first = None if from_day is None else (EPOCH + from_day * DAY).date()
+        values = ["duckdb", first, (EPOCH + 900 * DAY).date(), from_day is None]
+        connection.execute("insert into raw.builds select ?, ?, ?, ?, now()::timestamp", values)
+
+
+def test_a_day_costs_a_day(new_home: Callable[[], Settings]) -> None:
+    """Only the files of rebuilt days are written, and only their visitors go online; who lost a row goes, too."""
+    settings = new_home()
+    banners = [("b0", day) for day in range(10, 13)]
+    write_marts(settings, [("v0", 10), ("v1", 11), ("v2", 12), ("v3", 12), ("v3", 11)], banners)
+    write_build(settings, None)
+    rows: list[int] = []
+    materialize(settings, rows.append)
+    assert sum(rows) == 2 * 4 + 1
+    folder = settings.features / "offline" / YEAR.name
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("2*.parquet")}
+    # Nothing was built: nothing is written.
+    rows.clear()
+    materialize(settings, rows.append)
+    assert rows == []
+    # Day 12 is built again, without v2 and v3, and with v4.
+    write_marts(settings, [("v0", 10), ("v1", 11), ("v4", 12), ("v3", 11)], [*banners, ("b0", 13)])
+    write_build(settings, 12)
+    rows.clear()
+    materialize(settings, rows.append)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("2*.parquet")}
+    assert [name for name in after if after[name] != before[name]] == ["2024-01-13.parquet"]
+    assert sum(rows) == 2 + 1, "v4 in two views, and the banner"
+    found = OnlineFeatures(settings).visitors([f"v{place}" for place in range(5)], EPOCH + 12 * DAY)
+    days = {"v0": 10, "v1": 11, "v3": 11, "v4": 12}
+    assert found == {name: expected(RECENT, name, day) | expected(YEAR, name, day) for name, day in days.items()}
+    # The same rows as a store that is filled in one go.
+    settings_anew = new_home()
+    write_marts(settings_anew, [("v0", 10), ("v1", 11), ("v4", 12), ("v3", 11)], [*banners, ("b0", 13)])
+    materialize(settings_anew)
+    online = [online_rows(each.features / "online.db") for each in (settings, settings_anew)]
+    assert online[0] == online[1]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 5])
+def test_an_interrupted_run_is_taken_up_where_it_stood(
+    new_home: Callable[[], Settings], monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    monkeypatch.setattr(materialization, "CHUNK", 2)
+    visitors, banners = [(f"v{place}", place % 7) for place in range(7)], [("b0", 3)]
+    whole, broken = new_home(), new_home()
+    for settings in (whole, broken):
+        write_marts(settings, visitors, banners)
+        write_build(settings, None)
+    total: list[int] = []
+    materialize(whole, total.append)
+    written: list[int] = []
+
+    def stop(rows: int) -> None:
+        written.append(rows)
+        if len(written) == chunks:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(broken, stop)
+    rest: list[int] = []
+    materialize(broken, rest.append)
+    assert sum(written) + sum(rest) == sum(total) == 15, "no chunk twice"
+    assert online_rows(broken.features / "online.db") == online_rows(whole.features / "online.db")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x0a\xff\xff", None])
+def test_a_damaged_registry_heals(new_home: Callable[[], Settings], damage: bytes | None) -> None:
+    settings = new_home()
+    write_marts(settings, [("v0", 10)], [])
+    materialize(settings)
+    register_service(settings, "ranker_0123", {RECENT.name: ["view_count_28d"]})
+    open_store(settings)
+    registry = settings.features / "registry.db"
+    whole = registry.read_bytes()
+    registry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    found = OnlineFeatures(settings, "ranker_0123").visitors(["v0"], EPOCH + 10 * DAY)
+    assert found == {"v0": {"view_count_28d": expected(RECENT, "v0", 10)["view_count_28d"]}}
+
+
+def test_each_service_reads_its_own_fields_and_none_goes_away(new_home: Callable[[], Settings]) -> None:
+    settings = new_home()
+    write_marts(settings, [("v0", 10)], [("b0", 10)])
+    materialize(settings)
+    first = OnlineFeatures(settings).through("ranker_old", {YEAR.name: ["last_seen_at"]})
+    second = first.through("ranker_new", {RECENT.name: ["view_count_28d"], BANNERS.name: [BANNERS.names[2]]})
+    at = EPOCH + 10 * DAY
+    assert list(first.visitors(["v0"], at)["v0"]) == ["last_seen_at"]
+    assert list(second.visitors(["v0"], at)["v0"]) == ["view_count_28d"]
+    assert first.banners(["b0"], at) == {}
+    assert list(second.banners(["b0"], at)["b0"]) == [BANNERS.names[2]]
+    services = {service.name for service in open_store(settings).list_feature_services()}
+    assert services == {"training_set", "ranker_old", "ranker_new"}
+    with pytest.raises(FeatureServiceNotFoundException):
+        OnlineFeatures(settings, "ranker_of_nobody")
 
 
 def test_export_is_the_marts_in_utc_microseconds(new_home: Callable[[], Settings]) -> None:
     settings = new_home()
-    visitors, banners = [("v1", 5), ("v0", 7), ("v0", 6)], [("b0", 5)]
+    visitors, banners = [("v1", 5), ("v0", 7), ("v0", 6), ("v0", 5)], [("b0", 5)]
     write_marts(settings, visitors, banners)
-    assert export_offline(settings) == {"visitor_features": 3, "banner_features": 1}
+    assert export_offline(settings) == {RECENT.name: 4, YEAR.name: 4, BANNERS.name: 1, "session_features": 0}
     compared = 0
-    for table, stamps in ((VISITORS, visitors), (BANNERS, banners)):
-        file = settings.features / "offline" / f"{table.name}.parquet"
-        read = pq.read_table(file)
-        assert read.schema.names == list(table.names)
-        for column in table.columns:
-            kind = pa.timestamp("us", tz="UTC") if column.type == "timestamp" else ARROW_TYPES[column.type]
-            assert read.schema.field(column.name).type == kind
-            compared += 1
-        aware = [
-            {n: v.replace(tzinfo=UTC) if isinstance(v, datetime) else v for n, v in feature_row(table, stamp).items()}
-            for stamp in sorted(stamps)
+    for table, stamps in ((RECENT, visitors), (YEAR, visitors), (BANNERS, banners)):
+        folder = settings.features / "offline" / table.name
+        days = sorted({day for _, day in stamps})
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *(f"{(EPOCH + day * DAY).date()}.parquet" for day in days),
+            "no-day.parquet",
         ]
-        assert read.to_pylist() == aware
-    assert compared == len(VISITORS.columns) + len(BANNERS.columns) == 16
-    assert sorted(path.name for path in (settings.features / "offline").iterdir()) == [
-        "banner_features.parquet",
-        "visitor_features.parquet",
-    ]
+        for day in days:
+            read = pq.read_table(folder / f"{(EPOCH + day * DAY).date()}.parquet")
+            assert read.schema.names == list(table.names)
+            for column in table.columns:
+                kind = pa.timestamp("us", tz="UTC") if column.type == "timestamp" else ARROW_TYPES[column.type]
+                assert read.schema.field(column.name).type == kind
+                compared += 1
+            aware = [
+                {n: v.replace(tzinfo=UTC) if isinstance(v, datetime) else v for n, v in feature_row(table, one).items()}
+                for one in sorted(stamps)
+                if one[1] == day
+            ]
+            assert read.to_pylist() == aware
+    assert compared == 3 * len(RECENT.columns) + 3 * len(YEAR.columns) + len(BANNERS.columns)
 
 
 def test_empty_marts_leave_nothing_to_do_and_no_registry(new_home: Callable[[], Settings]) -> None:
     settings = new_home()
     write_marts(settings, [], [])
-    assert [table.name for table in FEATURE_TABLES] == ["visitor_features", "banner_features"]
+    assert [table.name for table in OFFLINE_VIEWS] == [*TTL]
     with pytest.raises(NothingToDo, match="run transform_events"):
         materialize(settings)
     assert not (settings.features / "registry.db").exists()
@@ -319,17 +529,20 @@ def test_rows_that_arrive_late_reach_the_online_store(new_home: Callable[[], Set
     materialize(settings)
     write_marts(settings, [("v0", 100), ("v1", 100 - days_late)], [("b0", 100)])
     materialize(settings)
-    found = OnlineFeatures(settings).visitors(["v1"], EPOCH + 100 * DAY)
-    assert found == {"v1": expected(VISITORS, "v1", 100 - days_late)}
+    found = OnlineFeatures(settings).visitors(["v1"], EPOCH + 100 * DAY)["v1"]
+    recent = expected(RECENT, "v1", 100 - days_late if days_late <= 28 else None)
+    assert found == recent | expected(YEAR, "v1", 100 - days_late)
 
 
 def test_an_unfinished_day_stays_offline(tmp_path: Path) -> None:
     noon = EPOCH + 10.5 * DAY
     settings = Settings(home=tmp_path, as_of=noon)
     write_marts(settings, visitors=[("v1", 10), ("v1", 11), ("v2", 11)], banners=[("b1", 10), ("b1", 11)])
-    assert materialize(settings) == {"visitor_features": 3, "banner_features": 2}
+    assert materialize(settings)[YEAR.name] == 3
     online = OnlineFeatures(settings)
     visitors = online.visitors(["v1", "v2"], noon)
     assert {visitor: row["category_affinity"] for visitor, row in visitors.items()} == {"v1": '{"c10": 1.0}'}
-    expected = feature_row(BANNERS, ("b1", 10))
-    assert online.banners(["b1"]) == {"b1": {name: expected[name] for name in feature_names(BANNERS)}}
+    assert online.banners(["b1"], noon) == {"b1": expected(BANNERS, "b1", 10)}
+    # Once the day is over, its rows follow, although nothing was built.
+    materialize(settings.model_copy(update={"as_of": noon + DAY}))
+    assert set(online.visitors(["v1", "v2"], noon + DAY)) == {"v1", "v2"}

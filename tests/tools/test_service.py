@@ -330,7 +330,7 @@ def test_logged_impressions_hold_what_training_will_join(served: Served) -> None
         assert row["occurred_at"].to_pydatetime() == settings.as_of
     names = list(contract.RANKER_FEATURES)
     told = [json.loads(text, parse_constant=str) for text in rows["features"]]
-    assert all(list(features) == names for features in told)
+    assert all(list(features) == [*names, "as_of"] for features in told)
     logged_matrix = np.array([[np.nan if f[n] is None else f[n] for n in names] for f in told], dtype=np.float32)
     assert logged_matrix == pytest.approx(offline_matrix(settings, rows), rel=1e-6, nan_ok=True)
     is_new = (rows["visitor_id"] == "brand-new").to_numpy()
@@ -472,9 +472,9 @@ def test_counts_of_banners_are_read_again_while_the_champion_stays(
     name = BANNER_COUNTS[0]
     known = preview.banner_counts[name].copy()
     assert np.nansum(known) > 1000
-    today = {"banner_id": preview.bundle.catalogue.banner_ids, "feature_at": datetime(2026, 2, 3, tzinfo=UTC)}
+    today = {"banner_id": preview.bundle.catalogue.banner_ids, "feature_at": datetime(2026, 2, 2, tzinfo=UTC)}
     frame = pd.DataFrame(today | dict.fromkeys(BANNER_COUNTS, 7.0))
-    open_store(Settings(home=tmp_path / "home")).write_to_online_store("banner_features", frame)
+    open_store(Settings(home=tmp_path / "home")).write_to_online_store("banner_features_28d", frame)
     preview.running()
     assert np.array_equal(preview.banner_counts[name], known, equal_nan=True), "not at every request"
     monkeypatch.setattr(scoring, "COUNTS_SECONDS", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.freshness import TTL_DAYS, is_fresh
-from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, category_matrix, codes, ranker_matrix, smoothed_rate
+from features.freshness import TTL, is_fresh
+from features.matrix import (
+    BANNER_COUNTS,
+    COUNTS,
+    RESPONSE_COUNTS,
+    category_matrix,
+    codes,
+    ranker_matrix,
+    smoothed_rate,
+    window_counts,
+)
 from marquee.contract import RANKER_FEATURES
 
 INDEX = {name: place for place, name in enumerate(RANKER_FEATURES)}
@@ -82,10 +92,25 @@ def test_rates_shrink_to_the_base() -> None:
     assert smoothed_rate(np.array([np.nan, 10.0]), np.array([np.nan, 80.0]), 0.2).tolist() == [0.2, 14 / 100]
 
 
-def test_features_expire_online_as_offline() -> None:
-    from datetime import datetime, timedelta
+def test_a_window_without_a_row_is_zero_for_who_is_known_and_missing_for_who_is_not() -> None:
+    found = window_counts(np.array([np.nan, np.nan, 3.0, 0.0]), np.array([7.0, np.nan, 7.0, 7.0]))
+    assert np.array_equal(found, [0.0, np.nan, 3.0, 0.0], equal_nan=True)
+    assert float(window_counts(None, 7.0)) == 0.0
+    assert np.isnan(window_counts(None, None))
 
-    seen = datetime(2026, 1, 1, 15)
-    edge = datetime(2026, 1, 2) + timedelta(days=TTL_DAYS)
-    assert is_fresh(seen, edge)
-    assert not is_fresh(seen, edge + timedelta(microseconds=1))
+
+@pytest.mark.parametrize(("seen", "count"), [(3600.0, 0.0), (np.nan, np.nan)])
+def test_the_matrix_knows_an_empty_window_from_an_unknown_visitor(seen: float, count: float) -> None:
+    values = columns(1, np.random.default_rng(0)) | {"last_seen_at": seen} | dict.fromkeys(COUNTS)
+    matrix = ranker_matrix(values, np.ones((1, 2)), np.ones((1, 2)), 0.05)
+    for name in COUNTS:
+        assert np.array_equal(matrix[0, INDEX[name]], np.float32(count), equal_nan=True)
+
+
+@pytest.mark.parametrize("view", TTL)
+def test_a_feature_is_fresh_from_its_stamp_to_its_ttl(view: str) -> None:
+    stamp, instant = datetime(2026, 1, 2), timedelta(microseconds=1)
+    assert is_fresh(view, stamp, stamp)
+    assert not is_fresh(view, stamp, stamp - instant)
+    assert is_fresh(view, stamp, stamp + TTL[view])
+    assert not is_fresh(view, stamp, stamp + TTL[view] + instant)
