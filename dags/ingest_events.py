@@ -55,8 +55,8 @@ def ingest_events() -> None:
         from marquee.schedule import task_outcome
         from marquee.settings import load_settings
 
-        settings = load_settings()
         with task_outcome():
+            settings = load_settings()
             verdicts = check(
                 settings,
                 admit=lambda batch: admit_batch(settings, batch),

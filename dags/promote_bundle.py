@@ -26,8 +26,8 @@ def promote_bundle() -> None:
         from training.pipeline import require_latest_bundle
         from training.promotion import promote
 
-        settings = load_settings()
         with task_outcome():
+            settings = load_settings()
             tag = require_latest_bundle(settings)
             promote(settings, tag, by="airflow")
             return tag

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pendulum
-from airflow.sdk import Asset, dag, task
+from airflow.sdk import Asset, Param, dag, task
 
 from marquee.contract import RAW_EVENTS_ASSET, TRAINING_ROWS_ASSET
+
+DAY = {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2})?$"}
 
 
 @dag(
@@ -15,18 +19,25 @@ from marquee.contract import RAW_EVENTS_ASSET, TRAINING_ROWS_ASSET
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": pendulum.duration(minutes=1)},
     tags=["marquee"],
+    params={
+        "from_date": Param("", **DAY, description="First event day to build, YYYY-MM-DD; empty: whatever is new."),
+        "to_date": Param("", **DAY, description="Last event day to build; empty: the newest there is."),
+        "full_refresh": Param(False, type="boolean", description="Build every day anew."),
+    },
     doc_md=__doc__,
 )
 def transform_events() -> None:
     @task
-    def build_marts() -> None:
+    def build_marts(params: dict[str, Any] | None = None) -> None:
         """Run dbt: staging, intermediate, marts, with their contracts and tests."""
         from ingestion.transform import transform
-        from marquee.schedule import task_outcome
+        from marquee.schedule import given_days, task_outcome
         from marquee.settings import load_settings
 
+        given = params or {}
         with task_outcome():
-            transform(load_settings())
+            from_date, to_date = given_days(given.get("from_date"), given.get("to_date"))
+            transform(load_settings(), from_date, to_date, full_refresh=bool(given.get("full_refresh")))
 
     @task
     def check_training_rows() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from expectations.gate_page import write_gate_page
+from expectations.gate_page import was_judged, write_gate_page
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -36,6 +38,8 @@ class Finding:
 
     failed: bool
     is_critical: bool
+    is_judged: bool
+    column: str | None
     text: str
 
 
@@ -54,9 +58,25 @@ def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check
     context = _open_context(reports)
     run = RunIdentifier(run_name=subject, run_time=at)
     findings = [finding for check in checks for finding in _run(context, check, run)]
-    context.build_data_docs()
+    # Only this run's pages and the index: all pages anew would cost more with each batch there ever was.
+    context.build_data_docs(resource_identifiers=_pages(context, checks, run))
     write_gate_page(reports)
     return findings
+
+
+@contextmanager
+def imported_meanwhile() -> Iterator[None]:
+    """Import Great Expectations in a thread beside the block, whose queries take as long; ready when it ends."""
+    thread = Thread(target=_import, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _import() -> None:
+    import great_expectations  # noqa: F401
 
 
 def describe(result: Any) -> str:
@@ -65,6 +85,11 @@ def describe(result: Any) -> str:
     kwargs = {key: value for key, value in config.kwargs.items() if key != "batch_id" and value is not None}
     column = kwargs.pop("column", None)
     where = f"column {column}" if column else "table"
+    about = (config.meta or {}).get("about")
+    if about and seen.get("partial_unexpected_list"):
+        observed = ", ".join(f"{item:.3g}" for item in seen["partial_unexpected_list"])
+        bounds = ", ".join(f"{key} {kwargs[key]:g}" for key in ("min_value", "max_value") if key in kwargs)
+        return f"{column} ({about}) is {observed}, which breaks {bounds}"
     limits = ", ".join(f"{key} {_limit(value)}" for key, value in kwargs.items())
     return f"{where}: {_observed(seen, result.exception_info)}, which breaks {config.type}({limits})"
 
@@ -80,7 +105,16 @@ def _run(context: EphemeralDataContext, check: Check, run: Any) -> Iterator[Find
     answer = validation.run(batch_parameters={"dataframe": check.frame}, run_id=run)
     for result in answer.results:
         critical = str(result.expectation_config.severity.value) == "critical"
-        yield Finding(not result.success, critical, "" if result.success else describe(result))
+        column = result.expectation_config.kwargs.get("column")
+        text = "" if result.success else describe(result)
+        yield Finding(not result.success, critical, was_judged(result.result), column, text)
+
+
+def _pages(context: EphemeralDataContext, checks: Sequence[Check], run: Any) -> list[Any]:
+    from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier
+
+    keys = [key for key in context.validation_results_store.list_keys() if key.run_id.run_name == run.run_name]
+    return keys + [ExpectationSuiteIdentifier(check.suite.name) for check in checks]
 
 
 def _open_context(reports: Path) -> EphemeralDataContext:

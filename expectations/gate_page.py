@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
 SHOWN: Final = 200
 """Validations on the page, newest first; all results stay on disk."""
+VERDICTS: Final = ("refused", "warning", "unjudged", "passed")
+"""Worst first; a validation that is partly unjudged has passed."""
 PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Gates</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
 table{{border-collapse:collapse;width:100%}}td,th{{text-align:left;padding:.2rem .6rem;border-bottom:1px solid #ddd;
-vertical-align:top}}.passed{{color:#1a7f37}}.warning{{color:#9a6700}}.refused{{color:#c02020;font-weight:600}}
+vertical-align:top}}.passed{{color:#1a7f37}}.unjudged{{color:#666}}.warning{{color:#9a6700}}.refused{{color:#c02020;font-weight:600}}
 summary{{cursor:pointer;padding:.3rem 0}}</style>
-<h1>What the gates saw</h1><p>{count} validations, newest first.
+<h1>What the gates saw</h1><p>{count} validations, newest first. Unjudged is what had nothing to be judged by: an empty
+column, or drift where there is no history yet.
 The same by Great Expectations: <a href="data_docs/index.html">data docs</a> (its index needs a network).</p>
 {validations}</html>
 """
@@ -29,28 +33,55 @@ def write_gate_page(reports: Path) -> Path:
     return page
 
 
+def was_judged(seen: dict[str, Any] | None) -> bool:
+    """Whether an expectation met any value; of none, everything holds."""
+    count = (seen or {}).get("element_count")
+    return count is None or (seen or {}).get("missing_count", 0) < count
+
+
 def _validation(result: dict[str, Any]) -> str:
-    rows = [_row(entry) for entry in result["results"]]
-    verdicts = {verdict for verdict, _ in rows}
-    verdict = next(name for name in ("refused", "warning", "passed") if name in verdicts or name == "passed")
+    rows = sorted((_row(entry) for entry in result["results"]), key=lambda row: VERDICTS.index(row[0]))
+    counts = Counter(verdict for verdict, _ in rows)
+    verdict = rows[0][0] if rows and rows[0][0] in ("refused", "warning") else "passed"
     run = html.escape(result["meta"]["run_id"]["run_name"])
     suite = html.escape(result["suite_name"])
-    table = "".join(text for _, text in sorted(rows, key=lambda row: row[0] == "passed"))
+    found = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     return (
         f'<details{"" if verdict == "passed" else " open"}><summary><span class="{verdict}">{verdict}</span> '
-        f"{run} · {suite} · {len(rows)} expectations</summary><table><tr><th>verdict<th>expectation<th>observed</tr>"
-        f"{table}</table></details>"
+        f"{run} · {suite} · {len(rows)} expectations: {found}</summary>"
+        f"<table><tr><th>verdict<th>expectation<th>observed</tr>{''.join(text for _, text in rows)}</table></details>"
     )
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, str]:
     config, seen = entry["expectation_config"], entry["result"] or {}
     failed = "warning" if config.get("severity") == "warning" else "refused"
-    verdict = "passed" if entry["success"] else failed
-    kwargs = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
-    limits = ", ".join(f"{key} {value}" for key, value in kwargs.items())
-    what = f"{config['kwargs'].get('column', 'table')}: {config['type'].removeprefix('expect_')} {limits}"
-    unexpected = f"{seen.get('unexpected_count', 0)} of {seen.get('element_count', 0)} rows break it"
-    observed = str(seen["observed_value"]) if "observed_value" in seen else unexpected
-    cells = f"<td>{html.escape(what[:300])}<td>{html.escape(observed[:200])}"
+    judged = "passed" if was_judged(seen) else "unjudged"
+    verdict = judged if entry["success"] else failed
+    cells = f"<td>{html.escape(_expected(config)[:300])}<td>{html.escape(_observed(seen, verdict)[:200])}"
     return verdict, f'<tr><td class="{verdict}">{verdict}{cells}</tr>'
+
+
+def _expected(config: dict[str, Any]) -> str:
+    kwargs = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
+    column = config["kwargs"].get("column", "table")
+    about = (config.get("meta") or {}).get("about")
+    if about:
+        bounds = {key: kwargs.get(key) for key in ("min_value", "max_value") if kwargs.get(key) is not None}
+        return f"{column} ({about}): " + ", ".join(f"{key} {value:g}" for key, value in bounds.items())
+    limits = ", ".join(f"{key} {value}" for key, value in kwargs.items())
+    return f"{column}: {config['type'].removeprefix('expect_')} {limits}"
+
+
+def _observed(seen: dict[str, Any], verdict: str) -> str:
+    if "observed_value" in seen:
+        return str(seen["observed_value"])
+    if verdict == "unjudged":
+        return "nothing to judge by"
+    examples = ", ".join(_short(item) for item in seen.get("partial_unexpected_list", [])[:3])
+    broken = f"{seen.get('unexpected_count', 0)} of {seen.get('element_count', 0)} rows break it"
+    return f"{broken}: {examples}" if examples else broken
+
+
+def _short(item: Any) -> str:
+    return f"{item:.4g}" if isinstance(item, float) else str(item)

@@ -1,9 +1,14 @@
-"""Reads what the gates look at: exact aggregates computed in SQL, and samples small enough for a frame."""
+"""Reads what the gates look at: exact aggregates computed in SQL, and samples small enough for a frame.
+
+A batch is counted by event day, in one pass over its rows and whatever their number; what the gate asks of the whole
+batch, and what ``history`` compares with other days, are sums of those counts.
+"""
 
 # ruff: noqa: S608 – table and column names come from the contract; every value is bound
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any, Final
 
 import duckdb
@@ -11,18 +16,96 @@ import pandas as pd
 
 from marquee import contract
 
-SAMPLE_ROWS: Final = 200_000
-"""Most rows of a table that become a frame."""
+SAMPLE_ROWS: Final = 50_000
+"""Most rows of a table that become a frame: they give examples, the counts are exact."""
+WINDOW_DAYS: Final = 28
+"""Days before a batch's main one that it is compared with, and before its first that its clicks may refer to."""
 CATALOGUE: Final = tuple(table for table in contract.RAW_TABLES.values() if table is not contract.EVENTS)
+OPTIONAL: Final = tuple(column.name for column in contract.EVENTS.columns if not column.required)
+_ORDER_COLUMNS: Final = ("order_id", "quantity", "amount")
+_IMPRESSION_COLUMNS: Final = (
+    *("banner_id", "placement_id", "position", "request_id", "impression_id"),
+    *("arm", "policy", "propensity", "features"),
+)
 
 
-def profile_events(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataFrame:
-    """One row of aggregates over the events of a batch, whatever its size.
+_REQUIRED: Final = {
+    column: tuple(kind for kind in contract.EVENT_KINDS if column in contract.required_by_kind(kind))
+    for column in OPTIONAL
+}
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+_INVALID_PROPENSITY: Final = "propensity is not null and not (propensity > 0 and propensity <= 1)"
+DEFECTS: Final[dict[str, str]] = {
+    "missing_visitor_count": "visitor_id is null or visitor_id = ''",
+    "missing_reference_count": " or ".join(
+        f"{name} is null and kind in ({_quoted(kinds)})" for name, kinds in _REQUIRED.items() if kinds
+    ),
+    "invalid_kind_count": f"kind not in ({_quoted(contract.EVENT_KINDS)})",
+    "invalid_device_count": f"device not in ({_quoted(contract.DEVICES)})",
+    "negative_number_count": "position < 0 or quantity < 0 or amount < 0",
+    "invalid_propensity_count": _INVALID_PROPENSITY,
+}
+"""What no event may be: the name of the count of those that are, and the condition in SQL."""
+
+
+def concerned_kinds(column: str) -> tuple[str, ...]:
+    """The kinds of event of which it is worth knowing how many lack an optional column."""
+    if column in _IMPRESSION_COLUMNS:
+        return ("impression",)
+    if column in _ORDER_COLUMNS:
+        return ("order", "return")
+    return contract.PRODUCT_KINDS if column == "product_id" else contract.EVENT_KINDS
+
+
+def count_days(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataFrame:
+    """One row per day on which a batch has events, in order, with counts that add up over days and batches.
+
+    Columns: ``event_date``, ``newest_at``, ``event_count``, ``visitor_count`` (approximate: visitors of the day),
+    ``<kind>_count``, ``missing_<column>_count`` (among ``concerned_kinds``), ``clicked_count`` (impressions clicked
+    within the batch), ``unknown_device_count``, each of ``DEFECTS``, ``priced_order_count`` and ``valid_amount_count``.
+    """
+    days = connection.execute(_DAYS, {"batch_id": batch_id}).df()
+    days["clicked_count"] = 0
+    if days["click_count"].sum() and days["impression_count"].sum():
+        clicked = connection.execute(_CLICKED, {"batch_id": batch_id}).df().set_index("event_date")["clicked_count"]
+        days["clicked_count"] = days["event_date"].map(clicked).fillna(0).astype(int)
+    return days
+
+
+def profile_events(connection: duckdb.DuckDBPyConnection, batch_id: str, days: pd.DataFrame) -> pd.DataFrame:
+    """One row of aggregates over the events of a batch, from the counts of ``count_days`` and its references.
 
     Shares and rates are in [0, 1] and empty where there is nothing to take a share of. Banners and impressions count
-    as known when this batch or an admitted one brought them.
+    as known when this batch or an admitted one brought them, impressions of up to ``WINDOW_DAYS`` before the batch.
     """
-    return connection.execute(_EVENTS, {"batch_id": batch_id}).df()
+    total = days.drop(columns=["event_date", "newest_at"]).sum()
+    dates = pd.to_datetime(days["event_date"])
+    gaps = dates.diff().dt.days
+    profile = {
+        "row_count": int(total["event_count"]),
+        "duplicate_event_count": _duplicate_events(connection, batch_id),
+        **{name: int(total[name]) for name in DEFECTS},
+        "unmatched_click_share": None,
+        "unknown_banner_share": None,
+        "click_rate": share(total["clicked_count"], total["impression_count"]),
+        "first_year": dates.min().year,
+        "last_year": dates.max().year,
+        "largest_gap_days": 0 if len(days) < 2 else int(gaps.max()),
+        "valid_amount_share": share(total["valid_amount_count"], total["priced_order_count"]),
+    }
+    if total["click_count"] or total["impression_count"]:
+        window = {"window_days": WINDOW_DAYS, "first": dates.min(), "last": dates.max()}
+        clicks, unmatched, impressions, unknown = connection.execute(
+            _REFERENCES, {"batch_id": batch_id} | window
+        ).fetchone()
+        profile["unmatched_click_share"] = share(unmatched, clicks)
+        profile["unknown_banner_share"] = share(unknown, impressions)
+    return _one_row(profile)
 
 
 def profile_catalogue(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataFrame:
@@ -51,17 +134,17 @@ def profile_training_rows(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame
     return connection.execute(_TRAINING_ROWS).df()
 
 
-def sample_events(connection: duckdb.DuckDBPyConnection, batch_id: str, rows: int = SAMPLE_ROWS) -> pd.DataFrame:
-    """At most ``rows`` events of a batch, the same ones every time: those whose ids hash lowest."""
-    columns = ", ".join(contract.EVENTS.names)
-    query = f"select {columns} from raw.events where batch_id = $batch_id order by hash(event_id), event_id limit $rows"
-    return connection.execute(query, {"batch_id": batch_id, "rows": rows}).df()
+def sample_events(
+    connection: duckdb.DuckDBPyConnection, batch_id: str, total: int, rows: int = SAMPLE_ROWS
+) -> pd.DataFrame:
+    """At most ``rows`` of a batch's ``total`` events, the same ones every time: those whose ids hash lowest."""
+    query = f"select {', '.join(contract.EVENTS.names)} from raw.events where batch_id = $batch_id and "
+    return _lowest_hashes(connection, query, "event_id", total, rows, {"batch_id": batch_id})
 
 
-def sample_training_rows(connection: duckdb.DuckDBPyConnection, rows: int = SAMPLE_ROWS) -> pd.DataFrame:
-    """At most ``rows`` training rows with every column the mart has, the same ones every time."""
-    query = "select * from marts.training_rows order by hash(impression_id), impression_id limit $rows"
-    return connection.execute(query, {"rows": rows}).df()
+def sample_training_rows(connection: duckdb.DuckDBPyConnection, total: int, rows: int = SAMPLE_ROWS) -> pd.DataFrame:
+    """At most ``rows`` of ``total`` training rows with every column the mart has, the same ones every time."""
+    return _lowest_hashes(connection, "select * from marts.training_rows where ", "impression_id", total, rows, {})
 
 
 def value(frame: pd.DataFrame, column: str) -> Any:
@@ -69,53 +152,94 @@ def value(frame: pd.DataFrame, column: str) -> Any:
     return frame[column].iloc[0]
 
 
-_EVENTS: Final = """
-with batch as (select * from raw.events where batch_id = $batch_id),
-trusted as (select batch_id from raw.batches where status = 'admitted' or batch_id = $batch_id),
-known_banners as (select distinct banner_id from raw.banners semi join trusted using (batch_id)),
-known_impressions as (
-    select distinct impression_id from raw.events semi join trusted using (batch_id) where kind = 'impression'
-),
-clicks as (
-    select count(*) as total, count(*) filter (known.impression_id is null) as unmatched
-    from batch left join known_impressions known using (impression_id) where kind = 'click'
-),
-impressions as (
-    select count(*) as total, count(*) filter (known.banner_id is null) as unknown,
-        count(*) filter (impression_id in (select impression_id from batch where kind = 'click')) as clicked
-    from batch left join known_banners known using (banner_id) where kind = 'impression'
-),
-days as (
-    select date_diff('day', lag(day) over (order by day), day) as gap
-    from (select distinct occurred_at::date as day from batch)
-)
+def share(part: float, whole: float) -> float | None:
+    """``part`` of ``whole``; nothing when there is no whole."""
+    return float(part / whole) if whole else None
+
+
+def _one_row(values: dict[str, Any]) -> pd.DataFrame:
+    # An empty share is NaN, not None: Great Expectations compares a column of objects as text.
+    return pd.DataFrame([{name: float("nan") if v is None else v for name, v in values.items()}])
+
+
+def _duplicate_events(connection: duckdb.DuckDBPyConnection, batch_id: str) -> int:
+    """Events that repeat an id of their batch. Hashes are three times as fast to tell apart, and never too many."""
+    for key in ("hash(event_id)", "event_id"):
+        query = f"select count(*) - count(distinct {key}) from raw.events where batch_id = $batch_id"
+        (count,) = connection.execute(query, {"batch_id": batch_id}).fetchone()
+        if not count:
+            return 0
+    return int(count)
+
+
+def _lowest_hashes(
+    connection: duckdb.DuckDBPyConnection, query: str, key: str, total: int, rows: int, values: dict[str, Any]
+) -> pd.DataFrame:
+    # Six standard deviations above the rows wanted: few rows are left to sort, and never too few.
+    wanted = min(1.0, (rows + 6 * sqrt(rows) + 36) / max(total, 1))
+    limits = {"highest": min(int(wanted * 2**64), 2**64 - 1), "rows": rows}
+    query += f"hash({key}) <= $highest order by hash({key}), {key} limit $rows"
+    return connection.execute(query, values | limits).df()
+
+
+_DAYS: Final = f"""
 select
-    count(*) as row_count,
-    count(*) - count(distinct event_id) as duplicate_event_count,
-    count(*) filter (visitor_id is null or visitor_id = '') as missing_visitor_count,
-    (select unmatched / nullif(total, 0)::double from clicks) as unmatched_click_share,
-    (select unknown / nullif(total, 0)::double from impressions) as unknown_banner_share,
-    (select clicked / nullif(total, 0)::double from impressions) as click_rate,
-    min(propensity) as propensity_min,
-    max(propensity) as propensity_max,
-    min(occurred_at) as occurred_at_min,
-    max(occurred_at) as occurred_at_max,
-    year(min(occurred_at)) as first_year,
-    year(max(occurred_at)) as last_year,
-    (select coalesce(max(gap), 0) from days) as largest_gap_days,
-    avg((amount >= 0)::int) filter (kind = 'order' and amount is not null) as valid_amount_share
-from batch
+    occurred_at::date as event_date,
+    max(occurred_at) as newest_at,
+    count(*) as event_count,
+    approx_count_distinct(visitor_id) as visitor_count,
+    {", ".join(f"count(*) filter (kind = '{kind}') as {kind}_count" for kind in contract.EVENT_KINDS)},
+    {
+    ", ".join(
+        f"count(*) filter ({name} is null and kind in ({_quoted(concerned_kinds(name))})) as missing_{name}_count"
+        for name in OPTIONAL
+    )
+},
+    count(*) filter (device is null or device = 'unknown') as unknown_device_count,
+    {", ".join(f"count(*) filter ({defect}) as {name}" for name, defect in DEFECTS.items())},
+    count(*) filter (kind = 'order' and amount is not null) as priced_order_count,
+    count(*) filter (kind = 'order' and amount >= 0) as valid_amount_count
+from raw.events
+where batch_id = $batch_id
+group by all
+order by all
 """
 
-_TRAINING_ROWS: Final = """
+_CLICKED: Final = """
+with batch as (select * from raw.events where batch_id = $batch_id and kind in ('click', 'impression'))
+select occurred_at::date as event_date, count(*) as clicked_count
+from batch
+where kind = 'impression' and impression_id in (select impression_id from batch where kind = 'click')
+group by all
+"""
+
+_REFERENCES: Final = """
+with batch as (select * from raw.events where batch_id = $batch_id and kind in ('click', 'impression')),
+trusted as (select batch_id from raw.batches where status = 'admitted' or batch_id = $batch_id),
+known_banners as (select distinct banner_id from raw.banners semi join trusted using (batch_id)),
+clicks as (select impression_id from batch where kind = 'click'),
+known_impressions as (
+    select distinct impression_id from raw.events semi join trusted using (batch_id)
+    where kind = 'impression' and occurred_at >= $first::timestamp - to_days($window_days)
+        and occurred_at < $last::timestamp + interval 1 day and impression_id in (select impression_id from clicks)
+)
+select * from
+    (select count(*), count(*) filter (known.impression_id is null)
+     from clicks left join known_impressions known using (impression_id)),
+    (select count(*), count(*) filter (known.banner_id is null)
+     from batch left join known_banners known using (banner_id) where kind = 'impression')
+"""
+
+_TRAINING_ROWS: Final = f"""
 select
     count(*) as row_count,
     count(*) filter (is_clicked) as clicked_count,
     count(*) filter (not is_clicked) as unclicked_count,
     count(*) - count(distinct impression_id) as duplicate_impression_count,
     avg(is_clicked::int) as click_rate,
-    min(propensity) as propensity_min,
-    max(propensity) as propensity_max,
+    count(*) filter (propensity is null) as missing_propensity_count,
+    count(*) filter ({_INVALID_PROPENSITY}) as invalid_propensity_count,
+    count(*) filter (device = 'unknown') as unknown_device_count,
     min(position) as position_min,
     max(impressed_at) as impressed_at_max
 from marts.training_rows

@@ -26,6 +26,8 @@ def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with the installation's own settings and every tool's telemetry off."""
     # Without compiled bytecode TensorFlow and Airflow take three to five times longer to import.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if settings.lineage:  # Airflow writes its events there and makes no folder
+        settings.lineage_folder.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}"
     return inherited | quiet_environment(settings) | service_environment(settings) | {"PATH": path}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sqlite3
 import subprocess
 import sys
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from marquee import contract
 from marquee.process import environment, migrate
+from marquee.schedule import given_days, task_outcome
 from marquee.settings import ROOT, Settings
 
 pytestmark = pytest.mark.tools
@@ -143,6 +146,7 @@ def test_assets_chain_the_dags(bag: dict[str, Any]) -> None:
     assert waiting == {"ingest_events": []} | {after: [asset] for _, _, asset, after in CHAIN}
     assert bag["dags"]["ingest_events"]["schedule"] == "@hourly"
     assert bag["dags"]["ingest_events"]["params"] == ["path", "source"]
+    assert bag["dags"]["transform_events"]["params"] == ["from_date", "full_refresh", "to_date"]
 
 
 def test_dag_files_load_nothing_that_airflow_does_not(tmp_path: Path) -> None:
@@ -176,6 +180,87 @@ def test_on_an_empty_installation_a_run_skips_and_says_why(tmp_path: Path) -> No
     assert not settings.warehouse.exists()
     states = task_states(settings)
     assert states == dict.fromkeys(TASKS["transform_events"], "skipped")
+    events = [json.loads(line) for line in (settings.lineage_folder / "airflow.jsonl").read_text().splitlines()]
+    of_task = [one["eventType"] for one in events if one["job"]["name"] == "transform_events.build_marts"]
+    assert of_task == ["START", "COMPLETE"]
+    for one in events:
+        assert {"eventType", "eventTime", "run", "job", "producer", "schemaURL"} <= set(one)
+        assert "sourceCode" not in one["job"]["facets"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "error"),
+    [
+        ("2026-02-30", "", "from_date is '2026-02-30', which is no day"),
+        ("", "tomorrow", "to_date is 'tomorrow', which is no day"),
+        ("2026-01-02", "2026-01-01", "from_date 2026-01-02 is later than to_date 2026-01-01"),
+    ],
+)
+def test_wrong_days_fail_for_good(first: str, last: str, error: str) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    with pytest.raises(AirflowFailException, match=error), task_outcome():
+        given_days(first, last)
+
+
+def test_days_left_open_are_none() -> None:
+    assert given_days("", None) == (None, None)
+    assert given_days("2026-01-01", "2026-01-01") == (date(2026, 1, 1), date(2026, 1, 1))
+
+
+def test_no_task_reads_settings_where_a_bad_one_would_be_tried_again() -> None:
+    found = 0
+    for path in sorted((ROOT / "dags").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef) or function.name == path.stem:
+                continue
+            inside = [node for block in ast.walk(function) if isinstance(block, ast.With) for node in ast.walk(block)]
+            calls = [
+                n for n in ast.walk(function) if isinstance(n, ast.Call) and "load_settings" in ast.unparse(n.func)
+            ]
+            assert [call.lineno for call in calls if call not in inside] == [], path.name
+            found += len(calls)
+    assert found >= 8
+
+
+def test_a_refused_batch_stops_what_comes_after_and_the_asset_is_not_announced(tmp_path: Path) -> None:
+    """The ingest DAG on a file whose every banner is unknown: its gate fails once, for good, and announces nothing."""
+    shop = tmp_path / "shop"
+    write_shop(shop)
+    settings = Settings(home=tmp_path / "home")
+    migrate(settings)
+    airflow = str(Path(sys.executable).with_name("airflow"))
+    conf = json.dumps({"source": "marquee", "path": str(shop)})
+    subprocess.run(
+        [airflow, "dags", "test", "ingest_events", "--conf", conf],
+        env=environment(settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert task_states(settings) == {"read_source": "success", "load_log": "success", "check_raw": "failed"}
+    with sqlite3.connect(settings.home / "airflow" / "airflow.db") as connection:
+        assert connection.execute("select count(*) from asset_event").fetchone() == (0,)
+    (reason,) = (settings.quarantine).glob("*/reason.txt")
+    assert "unknown_banner_share" in reason.read_text()
+    lineage = [json.loads(line) for line in (settings.lineage_folder / "airflow.jsonl").read_text().splitlines()]
+    ended = {one["job"]["name"]: one["eventType"] for one in lineage}
+    assert ended["ingest_events.check_raw"] == "FAIL"
+
+
+def write_shop(folder: Path) -> None:
+    """Ten impressions of banners that no catalogue has, as a file of events."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    at = [datetime(2026, 1, 1, 12, minute) for minute in range(10)]
+    names = [f"i{number}" for number in range(10)]
+    columns = {"event_id": names, "kind": ["impression"] * 10, "occurred_at": at, "visitor_id": ["v1"] * 10}
+    columns |= {"banner_id": ["b9"] * 10, "placement_id": ["home"] * 10, "impression_id": names}
+    pq.write_table(pa.table(columns), folder / "events.parquet")
 
 
 def task_states(settings: Settings) -> dict[str, str]:

@@ -8,10 +8,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from expectations import suites
+from expectations import history, profile, suites
+from expectations.gate_page import was_judged
 from marquee import contract
 
 pytestmark = pytest.mark.tools
+DEFECTS = (
+    "missing_visitor_count",
+    "missing_reference_count",
+    "invalid_kind_count",
+    "invalid_device_count",
+    "negative_number_count",
+    "invalid_propensity_count",
+)
+OPTIONAL = [column.name for column in contract.EVENTS.columns if not column.required]
 NOON = datetime(2026, 1, 1, 12)
 Mutation = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -44,12 +54,10 @@ def good_batch_profile() -> pd.DataFrame:
         {
             "row_count": [10],
             "duplicate_event_count": [0],
-            "missing_visitor_count": [0],
+            **{name: [0] for name in DEFECTS},
             "unmatched_click_share": [0.05],
             "unknown_banner_share": [0.01],
             "click_rate": [0.5],
-            "propensity_min": [0.001],
-            "propensity_max": [1.0],
             "first_year": [1990],
             "last_year": [2100],
             "largest_gap_days": [7],
@@ -83,11 +91,24 @@ def good_training_profile() -> pd.DataFrame:
             "unclicked_count": [1],
             "duplicate_impression_count": [0],
             "click_rate": [0.5],
-            "propensity_min": [0.001],
-            "propensity_max": [1.0],
+            "invalid_propensity_count": [0],
             "position_min": [0],
         }
     )
+
+
+def good_batch_drift() -> pd.DataFrame:
+    """The furthest that passes without a warning."""
+    row = {"main_day_volume": 0.5, "most_daily_volume": 2.0, "click_rate_ratio": 0.5}
+    row |= {"events_per_visitor_ratio": 2.0, "unknown_device_shift": -0.1}
+    row |= {f"{kind}_shift": 0.15 for kind in contract.EVENT_KINDS}
+    row |= {f"missing_{name}_rise": 0.1 for name in OPTIONAL}
+    return pd.DataFrame([row | {"lag_rise_hours": 24.0}])
+
+
+def good_training_drift() -> pd.DataFrame:
+    row = {"row_count_ratio": 0.9, "click_rate_ratio": 2.0, "missing_propensity_rise": 0.1, "unknown_device_shift": 0.1}
+    return pd.DataFrame([row])
 
 
 # --- one mutation an expectation, in the suite's order --------------------------------------------------------------
@@ -141,15 +162,13 @@ BATCH_PROFILE = [
     empty,
     put("row_count", 0),
     put("duplicate_event_count", 1),
-    put("missing_visitor_count", 1),
+    *(put(name, 1) for name in DEFECTS),
     put("unmatched_click_share", 0.51),
     put("unmatched_click_share", 0.5),
     put("unknown_banner_share", 0.201),
     put("unknown_banner_share", 0.2),
     put("click_rate", 0.91),
     put("click_rate", 0.9),
-    put("propensity_min", 0.0),
-    put("propensity_max", 1.001),
     put("first_year", 1989),
     put("last_year", 2101),
     put("largest_gap_days", 366),
@@ -179,17 +198,46 @@ TRAINING_PROFILE = [
     put("duplicate_impression_count", 1),
     put("click_rate", 0.91),
     put("click_rate", 0.9),
-    put("propensity_min", 0.0),
-    put("propensity_max", 1.001),
+    put("invalid_propensity_count", 1),
     put("position_min", -1),
+]
+BATCH_DRIFT = [
+    empty,
+    put("main_day_volume", 0.099),
+    put("main_day_volume", 0.1),
+    put("most_daily_volume", 10.1),
+    put("most_daily_volume", 10.0),
+    put("click_rate_ratio", 0.19),
+    put("click_rate_ratio", 5.0),
+    put("events_per_visitor_ratio", 10.1),
+    put("events_per_visitor_ratio", 0.1),
+    put("unknown_device_shift", 0.51),
+    put("unknown_device_shift", 0.5),
+    *(put(f"{kind}_shift", shift) for kind in contract.EVENT_KINDS for shift in (-0.51, -0.5)),
+    *(put(f"missing_{name}_rise", rise) for name in OPTIONAL for rise in (0.51, 0.5)),
+    put("lag_rise_hours", 24.1),
+]
+TRAINING_DRIFT = [
+    empty,
+    put("row_count_ratio", 0.49),
+    put("row_count_ratio", 0.5),
+    put("click_rate_ratio", 5.1),
+    put("click_rate_ratio", 0.2),
+    put("missing_propensity_rise", 0.51),
+    put("missing_propensity_rise", 0.5),
+    put("unknown_device_shift", -0.51),
+    put("unknown_device_shift", 0.5),
 ]
 SUITES: dict[str, tuple[Callable[[], Any], Callable[[], pd.DataFrame], list[Mutation]]] = {
     "events": (suites.events_suite, good_events, EVENTS),
     "batch_profile": (suites.batch_profile_suite, good_batch_profile, BATCH_PROFILE),
     "catalogue_profile": (suites.catalogue_profile_suite, good_catalogue_profile, CATALOGUE_PROFILE),
     "training_rows": (suites.training_rows_suite, good_training_rows, TRAINING_ROWS),
+    "batch_drift": (suites.batch_drift_suite, good_batch_drift, BATCH_DRIFT),
+    "training_drift": (suites.training_drift_suite, good_training_drift, TRAINING_DRIFT),
     "training_profile": (suites.training_profile_suite, good_training_profile, TRAINING_PROFILE),
 }
+PROFILES = [name for name in SUITES if name not in ("events", "training_rows")]
 
 
 @pytest.fixture(scope="module")
@@ -208,26 +256,72 @@ def _key(config: Any) -> str:
 
 def _failed(context: Any, suite: Any, frame: pd.DataFrame) -> list[int]:
     """Places in the suite of the expectations that fail."""
+    return sorted(place for place, result in _results(context, suite, frame).items() if not result.success)
+
+
+def _results(context: Any, suite: Any, frame: pd.DataFrame) -> dict[int, Any]:
+    """The result of each expectation, by its place in the suite."""
     places = {_key(expectation.configuration): place for place, expectation in enumerate(suite.expectations)}
     assert len(places) == len(suite.expectations)
-    answer = context.data_sources.pandas_default.read_dataframe(frame).validate(suite)
+    answer = context.data_sources.pandas_default.read_dataframe(frame).validate(suite, result_format="COMPLETE")
     assert len(answer.results) == len(suite.expectations)
-    return sorted(places[_key(result.expectation_config)] for result in answer.results if not result.success)
+    return {places[_key(result.expectation_config)]: result for result in answer.results}
+
+
+def _failed_by_row(context: Any, suite: Any, frame: pd.DataFrame) -> list[list[int]]:
+    """For each row of a frame, places of the expectations that it breaks."""
+    results = _results(context, suite, frame)
+    broken = {place: set(result.result.get("unexpected_index_list") or ()) for place, result in results.items()}
+    return [sorted(place for place, rows in broken.items() if row in rows) for row in frame.index]
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_each_expectation_has_a_mutation_that_fails_it_alone(name: str, gx_context: Any) -> None:
     make_suite, make_frame, mutations = SUITES[name]
-    assert len(mutations) == len(make_suite().expectations)
+    suite = make_suite()
+    assert len(mutations) == len(suite.expectations)
     assert _failed(gx_context, make_suite(), make_frame()) == []
-    failed = [_failed(gx_context, make_suite(), mutate(make_frame())) for mutate in mutations]
-    assert failed == [[place] for place in range(len(mutations))]
+    if name in PROFILES:  # one row each: all mutations at once, for each validation takes Great Expectations a while
+        rows = pd.concat([mutate(make_frame()) for mutate in mutations[1:]], ignore_index=True)
+        failed = [_failed(gx_context, make_suite(), make_frame().iloc[:0])]
+        failed += _failed_by_row(gx_context, make_suite(), rows)
+    else:
+        failed = [_failed(gx_context, make_suite(), mutate(make_frame())) for mutate in mutations]
+    # What breaks the limits of a refusal is beyond those of the warning that follows it.
+    warned = [place + 1 for place in range(len(mutations) - 1) if _warns_of(suite.expectations, place)]
+    assert failed == [[place] + [place + 1] * (place + 1 in warned) for place in range(len(mutations))]
 
 
-def test_first_expectation_is_a_row_count_and_warnings_are_the_ceilings() -> None:
-    warnings = 0
-    for make_suite, _, _ in SUITES.values():
+def _warns_of(expectations: list[Any], place: int) -> bool:
+    """Whether the next expectation warns of what this one refuses."""
+    this, after = (expectation.configuration for expectation in expectations[place : place + 2])
+    severities = (str(this.severity.value), str(after.severity.value))
+    return this.kwargs.get("column") == after.kwargs.get("column") and severities == ("critical", "warning")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_value_that_is_missing_from_a_profile_is_not_judged(name: str, gx_context: Any) -> None:
+    make_suite, make_frame, _ = SUITES[name]
+    blank = make_frame().astype(float) * float("nan")
+    answer = gx_context.data_sources.pandas_default.read_dataframe(blank).validate(make_suite())
+    judged = [result for result in answer.results if was_judged(result.result)]
+    assert [result.expectation_config.type for result in judged] == ["expect_table_row_count_to_be_between"]
+    assert len(answer.results) == len(make_suite().expectations) >= 5
+
+
+def test_first_expectation_is_a_row_count_and_warnings_are_counted() -> None:
+    warnings = {}
+    for name, (make_suite, _, _) in SUITES.items():
         expectations = make_suite().expectations
         assert expectations[0].configuration.type == "expect_table_row_count_to_be_between"
-        warnings += sum(str(e.configuration.severity.value) == "warning" for e in expectations)
-    assert warnings == 5
+        warnings[name] = sum(str(e.configuration.severity.value) == "warning" for e in expectations)
+    ceilings = {"events": 0, "batch_profile": 4, "catalogue_profile": 0, "training_rows": 0, "training_profile": 1}
+    assert warnings == ceilings | {"batch_drift": 5 + 9 + 19 + 1, "training_drift": 4}
+
+
+def test_every_measure_is_asked_about() -> None:
+    asked = {e.configuration.kwargs.get("column") for e in suites.batch_drift_suite().expectations} - {None}
+    assert asked == set(history.MEASURES) == set(good_batch_drift())
+    asked = {e.configuration.kwargs.get("column") for e in suites.training_drift_suite().expectations} - {None}
+    assert asked == set(history.TRAINING_MEASURES) == set(good_training_drift())
+    assert tuple(DEFECTS) == tuple(profile.DEFECTS)

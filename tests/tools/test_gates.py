@@ -1,6 +1,6 @@
 """The two gates: what passes is admitted, what is refused is quarantined whole, and each says why."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -9,13 +9,14 @@ from typing import Any
 import duckdb
 import pytest
 
-from expectations.profile import profile_catalogue, profile_events, sample_events
-from expectations.validate import Verdict, check_raw, check_training_rows
+from expectations import history
+from expectations.profile import count_days, profile_catalogue, profile_events, sample_events
+from expectations.validate import Verdict, accept_training_rows, check_raw, check_training_rows
 from ingestion.batch import Batch, Rejected, records
 from ingestion.load import admit_batch, ingest, load_pending, quarantine_batch
 from marquee import contract
 from marquee.errors import GateError, MarqueeError, NothingToDo
-from marquee.settings import Settings
+from marquee.settings import Settings, settings_now
 
 pytestmark = pytest.mark.tools
 NOON = datetime(2026, 1, 1, 12)
@@ -100,7 +101,10 @@ def test_good_batch_is_admitted_and_shown_in_the_docs(settings: Settings) -> Non
     assert gate(settings) == []
     loaded = ingest(Shop("good", *CATALOGUE, events(*shown(10, "a"))), settings)
     (verdict,) = gate(settings)
-    assert verdict == Verdict(loaded.batch_id, True, 12, 5 + 17 + 17, (), ())
+    # Without clicks and orders some of it had nothing to be judged by, and drift had no history.
+    unjudged = ("drift: no history yet, 0 of the 3 trailing days that its source must have",)
+    assert verdict == Verdict(loaded.batch_id, True, 12, verdict.expectations, (), (), unjudged)
+    assert 5 < verdict.expectations < 5 + 20 + 17
     assert statuses(settings) == {"good": ("admitted", None)}
     index = (settings.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
     assert loaded.batch_id in index
@@ -169,19 +173,24 @@ def test_event_profile_by_hand(settings: Settings) -> None:
     rows[1]["propensity"] = 0.25
     loaded = ingest(Shop("good", *CATALOGUE, events(*rows)), settings)
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        profile = profile_events(connection, loaded.batch_id).iloc[0].to_dict()
+        days = count_days(connection, loaded.batch_id)
+        profile = profile_events(connection, loaded.batch_id, days).iloc[0].to_dict()
         catalogue = profile_catalogue(connection, loaded.batch_id).iloc[0].to_dict()
-    assert profile.pop("occurred_at_min") == NOON
-    assert profile.pop("occurred_at_max") == NOON + timedelta(days=9)
+    assert days["event_count"].tolist() == [7, 2]
+    assert days["newest_at"].tolist() == [NOON + timedelta(minutes=12), NOON + timedelta(days=9)]
+    assert days["clicked_count"].tolist() == [2, 0]
     assert profile == {
         "row_count": 9,
         "duplicate_event_count": 0,
         "missing_visitor_count": 0,
+        "missing_reference_count": 0,
+        "invalid_kind_count": 0,
+        "invalid_device_count": 0,
+        "negative_number_count": 0,
+        "invalid_propensity_count": 0,
         "unmatched_click_share": 1 / 3,
         "unknown_banner_share": 1 / 4,
         "click_rate": 2 / 4,
-        "propensity_min": 0.25,
-        "propensity_max": 1.0,
         "first_year": 2026,
         "last_year": 2026,
         "largest_gap_days": 9,
@@ -207,29 +216,241 @@ def test_profile_sees_what_a_loader_let_through(settings: Settings) -> None:
             "insert into raw.events by name select 'e' as event_id, 'page_view' as kind, "
             "timestamp '2026-01-01' as occurred_at, '' as visitor_id, 'x' as batch_id from range(2)"
         )
+        connection.execute(
+            "insert into raw.events by name select 'b' || range as event_id, 'impression' as kind, 'phone' as device, "
+            "timestamp '2026-01-01' as occurred_at, 'v' as visitor_id, -1 as position, 'x' as batch_id, "
+            "[0, 1.5, 'nan'::double, 1, null][range + 1] as propensity from range(5)"
+        )
         catalogue = profile_catalogue(connection, "x").iloc[0].to_dict()
-        profile = profile_events(connection, "x").iloc[0].to_dict()
+        profile = profile_events(connection, "x", count_days(connection, "x")).iloc[0].to_dict()
     assert catalogue == {
-        "row_count": 5,
+        "row_count": 10,
         "duplicate_key_count": 1,
         "negative_price_count": 1,
         "reversed_campaign_count": 1,
     }
     assert (profile["duplicate_event_count"], profile["missing_visitor_count"]) == (1, 2)
+    assert (profile["missing_reference_count"], profile["invalid_device_count"]) == (5, 5)
+    # Of five propensities 0, 1.5 and NaN are none; a missing one may be.
+    assert (profile["negative_number_count"], profile["invalid_propensity_count"]) == (5, 3)
     with pytest.raises(GateError) as caught:
         gate(settings)
-    for column in ("duplicate_key_count", "negative_price_count", "duplicate_event_count", "event_id"):
+    columns = ("duplicate_key_count", "negative_price_count", "duplicate_event_count", "invalid_propensity_count")
+    for column in (*columns, "event_id"):
         assert f"column {column}: observed" in str(caught.value)
 
 
 def test_sample_is_small_and_the_same_each_time(settings: Settings) -> None:
     loaded = ingest(Shop("good", *CATALOGUE, events(*shown(50, "a"))), settings)
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        first = sample_events(connection, loaded.batch_id, rows=7)
-        again = sample_events(connection, loaded.batch_id, rows=7)
+        first = sample_events(connection, loaded.batch_id, 50, rows=7)
+        again = sample_events(connection, loaded.batch_id, 50, rows=7)
     assert len(first) == 7
     assert list(first.columns) == list(contract.EVENTS.names)
     assert first["event_id"].tolist() == again["event_id"].tolist() != sorted(first["event_id"])
+
+
+# --- drift from the trailing days -------------------------------------------------------------------------------------
+
+
+def day(number: int, count: int, clicked: int = 0, prefix: str = "", **other: Any) -> list[dict[str, Any]]:
+    """A day of impressions spread over it, the first ``clicked`` of them clicked; day 0 is 2026-01-01."""
+    start = datetime(2026, 1, 1) + timedelta(days=number)
+    rows = []
+    for i in range(count):
+        at, name = start + timedelta(seconds=86_399 * i // max(count - 1, 1)), f"{prefix}d{number}-{i}"
+        rows.append(event(name, "impression", impression_id=name, occurred_at=at, visitor_id=f"v{i % 50}", **other))
+        if i < clicked:
+            rows.append(event(f"{name}c", "click", impression_id=name, occurred_at=at, visitor_id=f"v{i % 50}"))
+    return rows
+
+
+def week(settings: Settings, count: int = 300, clicked: int = 60) -> None:
+    """Admit seven equal days of a source."""
+    rows = [row for number in range(7) for row in day(number, count, clicked)]
+    ingest(Shop("shop", *CATALOGUE, events(*rows)), settings)
+    (verdict,) = gate(settings)
+    assert verdict.passed
+    assert "no history yet" in verdict.unjudged[0]
+
+
+def test_a_day_like_the_others_is_judged_and_passes(settings: Settings) -> None:
+    week(settings)
+    ingest(Shop("shop", events(*day(7, 310, 58))), settings)
+    (verdict,) = gate(settings)
+    assert (verdict.passed, verdict.warnings, verdict.unjudged) == (True, (), ())
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused", "warned"),
+    [
+        (day(7, 20, 4), ["main_day_volume"], []),
+        (day(7, 120, 24), [], ["main_day_volume"]),
+        (day(7, 3_100, 620), ["main_day_volume", "most_daily_volume", "events_per_visitor_ratio"], []),
+        (day(7, 300, 6), ["click_rate_ratio"], []),
+        (day(7, 300, 60, propensity=None), ["missing_propensity_rise"], []),
+        (day(7, 300, 60, device="unknown"), ["unknown_device_shift"], []),
+        (
+            [event(f"w{i}", "page_view", i, occurred_at=NOON + timedelta(days=7, seconds=i * 86)) for i in range(360)],
+            ["page_view_shift", "impression_shift"],
+            ["click_shift"],
+        ),
+    ],
+    ids=["far too few", "few", "far too many", "clicks gone", "propensity gone", "device gone", "another kind"],
+)
+def test_a_day_unlike_the_others_is_refused_or_warned_of(
+    settings: Settings, rows: list[dict[str, Any]], refused: list[str], warned: list[str]
+) -> None:
+    week(settings)
+    if rows[0]["kind"] == "page_view":
+        for place, row in enumerate(rows):
+            row["visitor_id"] = f"v{place % 50}"
+    loaded = ingest(Shop("shop", events(*rows)), settings)
+    if not refused:
+        (verdict,) = gate(settings)
+        assert [warning.split(" ")[0] for warning in verdict.warnings] == warned
+        return
+    with pytest.raises(GateError) as caught:
+        gate(settings)
+    assert all(f"{name} (" in str(caught.value) for name in refused), caught.value
+    (status, reason) = statuses_by_id(settings)[loaded.batch_id]
+    assert status == "quarantined"
+    assert [part.split(" ")[0] for part in str(reason).split("; ")] == refused
+    page = (settings.reports / "gates.html").read_text(encoding="utf-8")
+    for name in warned:
+        assert f'<tr><td class="warning">warning<td>{name} ' in page
+    for name in refused:
+        assert f'<tr><td class="refused">refused<td>{name} ' in page
+
+
+def statuses_by_id(settings: Settings) -> dict[str, tuple[str, str | None]]:
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        rows = connection.execute("select batch_id, status, reason from raw.batches").fetchall()
+    return {batch_id: (status, reason) for batch_id, status, reason in rows}
+
+
+def test_drift_by_hand(settings: Settings) -> None:
+    """Six days of 440 and 640 events by turns and one late row; the eighth day is half over at its newest event."""
+    week_of = [row for number in range(6) for row in day(number, 400 + 200 * (number % 2), 40)]
+    ingest(Shop("shop", *CATALOGUE, events(*week_of)), settings)
+    gate(settings)
+    rows = [row | {"occurred_at": row["occurred_at"] - timedelta(hours=12)} for row in day(8, 300, 40)]
+    rows = [row for row in rows if row["occurred_at"] >= datetime(2026, 1, 9)]  # 150 impressions, no click
+    loaded = ingest(Shop("shop", events(*rows, *day(2, 1, 0, prefix="late"))), settings)
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        days = count_days(connection, loaded.batch_id)
+        history.keep_batch(connection, loaded.batch_id, days)
+        trailing = history.trailing_days(connection, loaded.batch_id, days)
+        (loaded_at,) = connection.execute(
+            "select loaded_at from raw.batches where batch_id = ?", [loaded.batch_id]
+        ).fetchone()
+        drift = history.batch_drift(days, trailing, loaded_at).iloc[0]
+    assert days["event_count"].tolist() == [1, 150]
+    # The late one joins 440 others, and the mean of the days besides is 2800 / 5; the mean of all six is 540.
+    passed = (rows[-1]["occurred_at"] - datetime(2026, 1, 9)) / timedelta(days=1)
+    assert drift["main_day_volume"] == pytest.approx(150 / (540 * passed))
+    assert drift["most_daily_volume"] == pytest.approx(441 / 560)
+    assert abs(passed - 0.5) < 0.01
+    # 151 events are too few for shares, and 151 impressions would bring 12 clicks: too few for a rate.
+    assert drift.drop(["main_day_volume", "most_daily_volume", "lag_rise_hours"]).isna().all()
+    assert drift["lag_rise_hours"] == 0
+
+
+def test_history_is_that_of_the_same_source_and_of_admitted_batches_in_the_window(settings: Settings) -> None:
+    week(settings)
+    no_history = "drift: no history yet, 0 of the 3 trailing days that its source must have"
+    ingest(Shop("other", events(*day(7, 20, prefix="other"))), settings)
+    assert [verdict.unjudged for verdict in gate(settings)] == [(no_history,)]
+    ingest(Shop("shop", events(*day(60, 20))), settings)  # the 28 days before it are empty
+    assert [verdict.unjudged for verdict in gate(settings)] == [(no_history,)]
+    ingest(Shop("shop", events(*day(7, 20, prefix="again"))), settings)
+    with pytest.raises(GateError):
+        gate(settings)
+    ingest(Shop("shop", events(*day(7, 305, 60, prefix="once more"))), settings)  # not beside the refused one
+    assert [verdict.warnings for verdict in gate(settings)] == [()]
+
+
+def test_stragglers_after_the_main_day_are_no_drop_in_volume(settings: Settings) -> None:
+    week(settings)
+    rows = day(7, 300, 60) + [row for number in range(8, 20) for row in day(number, 2, prefix="tail")]
+    ingest(Shop("shop", events(*rows)), settings)
+    assert [(verdict.passed, verdict.warnings) for verdict in gate(settings)] == [(True, ())]
+    # Nor do they make the next whole day look like a flood.
+    ingest(Shop("shop", events(*day(8, 300, 60))), settings)
+    (verdict,) = gate(settings)
+    assert (verdict.failures, [text.split(" ")[0] for text in verdict.warnings]) == ((), ["lag_rise_hours"])
+
+
+def test_a_backfill_is_warned_of_as_old_and_never_refused_for_it(settings: Settings) -> None:
+    week(settings)
+    ingest(Shop("shop", events(*day(10, 300, 60))), settings)
+    assert gate(settings)[0].warnings == ()
+    ingest(Shop("shop", events(*day(8, 300, 60))), settings)
+    (verdict,) = gate(settings)
+    assert verdict.passed
+    assert [warning.split(" ")[0] for warning in verdict.warnings] == ["lag_rise_hours"]
+
+
+def test_late_rows_join_the_day_they_belong_to(settings: Settings) -> None:
+    week(settings)
+    ingest(Shop("shop", events(*day(3, 5, prefix="late"))), settings)
+    (verdict,) = gate(settings)
+    assert not any("volume" in text for text in verdict.failures + verdict.warnings)
+
+
+def test_a_refused_batch_can_be_repaired_or_overruled(settings: Settings) -> None:
+    week(settings)
+    broken = [row | {"propensity": None} for row in day(7, 300, 60)]
+    first = ingest(Shop("shop", events(*broken)), settings)
+    with pytest.raises(GateError, match="missing_propensity_rise"):
+        gate(settings)
+    repaired = ingest(Shop("shop", events(*day(7, 300, 60))), settings)
+    assert (repaired.loaded, repaired.duplicate) == (360, 0)
+    assert [verdict.warnings for verdict in gate(settings)] == [()]
+    admit_batch(settings, first.batch_id, "admitted by ada: it is the same day")
+    found = statuses_by_id(settings)
+    assert found[repaired.batch_id] == ("admitted", None)
+    assert found[first.batch_id] == ("admitted", "admitted by ada: it is the same day")
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        (rows,) = connection.execute("select count(*) from raw.events").fetchone()
+    assert rows == 8 * 360
+
+
+def served(settings: Settings) -> tuple[Any, ...]:
+    """What a visitor of the installation would meet: features, champion, and what the champion thinks of banners."""
+    from features.store import OnlineFeatures
+    from serving.schemas import RecommendRequest
+    from serving.scoring import Scorer
+    from training import registry
+
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        query = "select distinct visitor_id from marts.visitor_features_28d order by 1 limit 20"
+        visitors = [visitor for (visitor,) in connection.execute(query).fetchall()]
+        (placement,) = connection.execute("select min(placement_id) from raw.banner_placements").fetchone()
+    features = OnlineFeatures(settings).visitors(visitors, settings_now(settings))
+    answer = Scorer(settings, stream=None).recommend(RecommendRequest(visitor_id=visitors[0], placement=placement, n=3))
+    assert features
+    return features, registry.champion(settings), answer.bundle, answer.fallback, bool(answer.slate)
+
+
+def test_after_a_refusal_yesterdays_features_and_champion_keep_serving(
+    copied: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    from features.store import materialize
+    from ingestion.transform import transform
+    from training.pipeline import require_latest_bundle
+    from training.promotion import promote
+
+    settings = copied(tmp_path / "home")
+    promote(settings, require_latest_bundle(settings), "ada", "the gate on bundles is not what is tested")
+    before = served(settings)
+    ingest(Shop("broken", events(*shown(40, "x", unknown=40))), settings)
+    with pytest.raises(GateError, match="unknown_banner_share"):
+        gate(settings)
+    assert served(settings) == before
+    transform(settings)  # the DAG would not get here; a person might
+    materialize(settings)
+    assert served(settings) == before
 
 
 # --- the gate on training rows --------------------------------------------------------------------------------------
@@ -271,10 +492,13 @@ def test_training_rows_pass_fail_and_may_not_be_there_yet(settings: Settings) ->
     with pytest.raises(NothingToDo, match="transform_events"):
         check_training_rows(settings)
     _training_rows(settings, 1, 10)
-    assert check_training_rows(settings) == Verdict("training_rows", True, 10, 10 + 6, (), ())
+    first = check_training_rows(settings)
+    assert (first.passed, first.rows, first.failures, first.warnings) == (True, 10, (), ())
+    assert first.unjudged == ("drift: no history yet, no training rows were accepted before",)
     _training_rows(settings, 7, 10)
     verdict = check_training_rows(settings)
     assert verdict.passed
+    assert verdict.unjudged == ()
     assert len(verdict.warnings) == 1
     _training_rows(settings, 0, 10)
     with pytest.raises(GateError, match="clicked_count: observed 0 "):
@@ -282,3 +506,20 @@ def test_training_rows_pass_fail_and_may_not_be_there_yet(settings: Settings) ->
     _training_rows(settings, 0, 0)
     with pytest.raises(GateError, match="row_count: observed 0 "):
         check_training_rows(settings)
+
+
+def test_training_rows_are_compared_with_those_accepted_last(settings: Settings) -> None:
+    _training_rows(settings, 100, 1000)
+    assert check_training_rows(settings).passed
+    _training_rows(settings, 52, 1000)
+    assert check_training_rows(settings).warnings == ()  # a rate 0.52 of the one before
+    _training_rows(settings, 52, 499)
+    for _ in range(2):  # what was refused is no measure for the next
+        with pytest.raises(GateError, match=r"row_count_ratio \(training rows over those accepted last\) is 0\.499"):
+            check_training_rows(settings)
+    accept_training_rows(settings, "the shop closed its second site")
+    assert check_training_rows(settings).warnings == ()
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        kept = connection.execute("select row_count, reason from raw.training_profiles order by rowid").fetchall()
+    reason = "the shop closed its second site"
+    assert kept == [(1000, None), (1000, None), (499, reason), (499, None)]

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from expectations.gate_page import write_gate_page
+from expectations.gate_page import was_judged, write_gate_page
 
 
 def result(name: str, *entries: tuple[bool, str]) -> dict[str, Any]:
@@ -43,3 +43,21 @@ def test_every_validation_and_expectation_is_shown(tmp_path: Path) -> None:
     assert page.count("3 of 9 rows break it") == 3
     assert "<b>" not in page
     assert not re.search(r"(src|href)=[\"']?http", page)
+
+
+def test_what_could_not_be_judged_is_not_shown_as_passed(tmp_path: Path) -> None:
+    folder = tmp_path / "validations" / "batch_drift"
+    folder.mkdir(parents=True)
+    found = result("first", (True, "critical"), (True, "warning"))
+    found["results"][0]["result"] |= {"element_count": 1, "missing_count": 1}
+    found["results"][0]["expectation_config"]["meta"] = {"about": "a change"}
+    found["results"][1]["result"] |= {"missing_count": 8}
+    (folder / "0.json").write_text(json.dumps(found))
+    page = write_gate_page(tmp_path).read_text()
+    assert "2 expectations: 1 unjudged, 1 passed" in page
+    assert '<td class="unjudged">unjudged<td>c0 (a change): max_value 1<td>nothing to judge by' in page
+    assert [was_judged(one) for one in ({}, {"element_count": 0}, {"element_count": 2, "missing_count": 1})] == [
+        True,
+        False,
+        True,
+    ]
