@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from ingestion.batch import BATCH_ROWS, Batch, Rejected, check_event, records
 from marquee import contract
+from marquee.erasures import ERASED
 from marquee.errors import MarqueeError
 
 
@@ -152,6 +153,9 @@ def read_part(part: StreamPart) -> Iterator[Batch]:
     with part.file.open("rb") as stream:
         first = 1 + _count_lines(stream, part.start)
         for number, line in enumerate(_lines(stream, part.stop), start=first):
+            if line.isspace():  # its visitor was forgotten (see ``erasure``)
+                rejected.append(Rejected(part.file.name, number, ERASED, ""))
+                continue
             try:
                 rows.append(parse_event(line))
             except (ValueError, RecursionError) as error:

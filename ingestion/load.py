@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from ingestion.batch import Source
+from ingestion.erasure import blank_forgotten, set_aside_forgotten
 from ingestion.event_log import MANIFEST, append_batches, staging_folder, write_batch
 from ingestion.event_stream import StreamPart, pending_part, read_part, sync
 from ingestion.warehouse import (
@@ -29,7 +31,8 @@ from ingestion.warehouse import (
     rejected_rows,
     transaction,
 )
-from marquee import contract
+from marquee import contract, lineage
+from marquee.erasures import tombstones
 from marquee.errors import GateError, MarqueeError
 from marquee.settings import Settings
 
@@ -115,9 +118,11 @@ def ingest(source: Source, settings: Settings, on_batch: Callable[[int], None] |
 def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = None) -> list[LoadedBatch]:
     """Load every batch of the log that the warehouse lacks, oldest first, then the new lines of each stream.
 
+    Rows of visitors who were forgotten since they happened are set aside, in the log too.
     ``on_batch`` hears the rows of each batch loaded.
     """
     loaded: list[LoadedBatch] = []
+    started_at = datetime.now(UTC)
 
     def note(batch: LoadedBatch) -> None:
         loaded.append(batch)
@@ -126,11 +131,17 @@ def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = No
 
     with connect(settings) as connection:
         create_tables(connection)
+        forgotten = tombstones(settings)
         for folder in _pending_folders(connection, settings.log):
+            set_aside_forgotten(folder, forgotten)
             note(_load(connection, folder.name, folder))
         for part in _pending_parts(connection, settings.log):
+            blank_forgotten(part, forgotten)
             with _opened(settings.log, part.batch_id) as folder:
                 note(_load(connection, part.batch_id, folder, part))
+    for batch in loaded:
+        tables = [lineage.table(settings, "raw", counts.table) for counts in batch.tables if counts.loaded]
+        lineage.emit_run(settings, f"load.{batch.source}", [(lineage.NAMESPACE, batch.source)], tables, started_at)
     return loaded
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from marquee import console
+from marquee import console, upkeep
 from marquee.errors import MarqueeError
-from marquee.settings import Settings, load_settings, quiet_environment
+from marquee.options import Home, Json
+from marquee.options import command_settings as _settings
+from marquee.settings import Settings
 
 app = typer.Typer(
     name="marquee",
@@ -25,8 +26,14 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Home = Annotated[Path | None, typer.Option("--home", help="Folder with all state of the installation.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+app.command("check-skew", epilog="Examples:  marquee check-skew   |   marquee check-skew --requests 500 --json")(
+    upkeep.check_skew
+)
+app.command(
+    "forget", epilog="Examples:  marquee forget --visitor v000123 --yes   |   marquee forget --visitor v000123 --check"
+)(upkeep.forget)
+
+DAYS = ["%Y-%m-%d"]
 
 
 def main() -> None:
@@ -41,17 +48,6 @@ def main() -> None:
             raise
         console.fail(reason)
         sys.exit(1)
-
-
-def _settings(home: Path | None, after: str | None = None, **overrides: Any) -> Settings:
-    """The settings of one command; ``after`` is the step that must have left it something to work on."""
-    settings = load_settings(home, **overrides)
-    os.environ.update(quiet_environment(settings))
-    if after:
-        from marquee.overview import require
-
-        require(settings, after)
-    return settings
 
 
 @app.command(epilog="Examples:  marquee simulate --events 100000   |   marquee simulate --seed 3 --out shop/")
@@ -152,6 +148,7 @@ def check(home: Home = None, as_json: Json = False) -> None:
     for verdict in verdicts:
         lines.append(f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows")
         lines += [f"  warning: {warning}" for warning in verdict.warnings]
+        lines += [f"  unjudged: {reason}" for reason in verdict.unjudged]
     lines += [pending] if pending else []
     lines += [f"what the gates saw: {settings.reports / 'gates.html'}"] if verdicts else []
     console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
@@ -159,29 +156,43 @@ def check(home: Home = None, as_json: Json = False) -> None:
 
 @app.command(epilog='Example:  marquee admit online-retail-0123456789abcdef --reason "a sale day, the rate is real"')
 def admit(
-    batch: Annotated[str, typer.Argument(help="A batch that a gate quarantined.")],
+    batch: Annotated[str, typer.Argument(help="A batch that a gate quarantined, or training_rows.")],
     reason: Annotated[str, typer.Option(help="Why the gate was wrong; kept with the batch.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Admit a quarantined batch against the gate's verdict; its rows come back whole."""
+    from expectations.validate import accept_training_rows
     from ingestion.load import admit_batch
 
-    admit_batch(_settings(home), batch, f"admitted by {getpass.getuser()}: {reason}")
+    settings, why = _settings(home), f"admitted by {getpass.getuser()}: {reason}"
+    if batch == "training_rows":
+        accept_training_rows(settings, why)
+        console.show({"admitted": batch}, ["the training rows are the measure of those to come"], as_json)
+        return
+    admit_batch(settings, batch, why)
     console.show({"admitted": batch}, [f"{batch} is admitted; run `marquee transform` next"], as_json)
 
 
-@app.command(epilog="Example:  marquee transform")
-def transform(home: Home = None, as_json: Json = False) -> None:
-    """Build the warehouse with dbt: staging, intermediate, marts, their contracts and tests."""
+@app.command(epilog="Examples:  marquee transform   |   marquee transform --from 2026-01-20 --to 2026-01-21")
+def transform(
+    first: Annotated[datetime | None, typer.Option("--from", formats=DAYS, help="First day to build again.")] = None,
+    last: Annotated[datetime | None, typer.Option("--to", formats=DAYS, help="Last day to build again.")] = None,
+    full_refresh: Annotated[bool, typer.Option("--full-refresh", help="Build everything anew.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Build the days that are new, or those asked for, with dbt: staging, intermediate, marts, contracts and tests."""
     from ingestion.transform import transform as build
 
     settings = _settings(home, after="check")
     with console.progress("dbt build", None, settings.quiet):
-        result = build(settings)
-    line = f"built {result.models} models, passed {result.data_tests} data tests and {result.unit_tests} unit tests"
-    counts = {"models": result.models, "data_tests": result.data_tests, "unit_tests": result.unit_tests}
-    console.show(counts, [line], as_json)
+        result = build(settings, first.date() if first else None, last.date() if last else None, full_refresh)
+    days = [day.isoformat() for day in result.window] if result.window else []
+    line = f"built {result.models} models of {f'{days[0]} to {days[1]}' if days else 'all days'}"
+    line += f", passed {result.data_tests} data tests"
+    counts = {"models": result.models, "data_tests": result.data_tests, "days": days}
+    console.show(counts, [line if result.models else "nothing new to build"], as_json)
 
 
 @app.command(epilog="Example:  marquee materialize")

@@ -17,10 +17,11 @@ from marquee.cli import app
 VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "transform", "materialize", "train", "evaluate"),
     *("promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
+    *("check-skew", "forget"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "materialize", "train", "evaluate", "promote", "rollback"),
-    *("serve", "recommend", "status"),
+    *("serve", "recommend", "status", "check-skew", "forget"),
 }
 WITH_JSON = WITH_HOME - {"serve"}
 HEAVY = (

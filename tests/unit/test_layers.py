@@ -24,7 +24,10 @@ ALLOWED = {
     "serving": {"marquee", "features", "training", "serving"},
 }
 SERVING_TOO = "ingestion.event_stream"
-COMPOSITION_ROOT = {"marquee/cli.py", "marquee/demo.py", "marquee/overview.py", "marquee/dag_runs.py"}
+COMPOSITION_ROOT = {
+    *("marquee/cli.py", "marquee/upkeep.py", "marquee/demo.py", "marquee/overview.py", "marquee/dag_runs.py"),
+    *("marquee/forget.py", "marquee/traces.py"),
+}
 """Files that bring all packages together; they too do it inside functions."""
 FIRST_PARTY = {*PACKAGES, "dags", "tests"}
 NOT_IN_SERVING = {"tensorflow", "tensorflow_recommenders", "tf_keras", "airflow", "dbt", "great_expectations"}

@@ -1,0 +1,216 @@
+"""Taking a person out of the warehouse: rows, books, and the blocks of the file that deleted rows leave behind."""
+
+# ruff: noqa: S608 – names are quoted and come from the catalogue; every value is bound
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from ingestion.event_log import REJECTED
+from ingestion.event_stream import sync
+from ingestion.warehouse import connect, create_tables, transaction
+from marquee.erasures import ERASED
+from marquee.person import PERSON_COLUMNS, SESSION_COLUMN, Person
+from marquee.settings import Settings
+
+TEXTS: Final = ("text", "reason")
+"""Columns of ``raw.rejected_rows`` that quote a row."""
+_Erased = Counter[tuple[str, str, bool]]
+
+
+def erase_from_warehouse(settings: Settings, person: Person) -> dict[str, int]:
+    """Delete a person's rows from every table, correct each batch's books, and leave no copy in the file.
+
+    To be called once the log is clean: the books are made to agree with it. Views follow their tables.
+
+    Returns:
+        Rows by table.
+
+    Raises:
+        WarehouseBusy: another process holds the file.
+    """
+    if not settings.warehouse.exists():
+        return {}
+    with connect(settings) as connection:
+        create_tables(connection)
+        with transaction(connection):
+            counts = _delete_rows(connection, person)
+            counts["raw.rejected_rows"] = _blank_rejected(connection, person)
+            _blank_reasons(connection, person)
+            _balance_books(connection, settings.log)
+        # Even when no row was left: an earlier attempt may have died between its deletion and its copy.
+        _copy_to_fresh_file(connection, settings.warehouse)
+    return {table: count for table, count in counts.items() if count}
+
+
+def newest_event(settings: Settings, person: Person) -> datetime | None:
+    """When the last event that the warehouse holds of a person happened, UTC; None when it holds none."""
+    if not settings.warehouse.exists():
+        return None
+    with connect(settings, read_only=True) as connection:
+        try:
+            query = "select max(occurred_at) from raw.events where visitor_id = ? or customer_id = ?"
+            row = connection.execute(query, [person.visitor_id, person.visitor_id]).fetchone()
+        except duckdb.CatalogException:
+            return None
+    newest: datetime | None = row[0]
+    return newest
+
+
+def warehouse_rows(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, list[str]]]:
+    """Tables that say whose rows they hold, quoted, each with the columns that say so."""
+    found = connection.execute(
+        "select table_schema, table_name, list(column_name order by column_name) from information_schema.columns "
+        "join information_schema.tables using (table_schema, table_name) where table_type = 'BASE TABLE' "
+        "and column_name in (select unnest(?)) group by all order by all",
+        [[*PERSON_COLUMNS, SESSION_COLUMN]],
+    ).fetchall()
+    return [(f'"{schema}"."{table}"', columns) for schema, table, columns in found]
+
+
+def _delete_rows(connection: duckdb.DuckDBPyConnection, person: Person) -> dict[str, int]:
+    tables = warehouse_rows(connection)
+    connection.execute("create or replace temp table their_sessions (session_id varchar)")
+    for place, columns in tables:
+        if SESSION_COLUMN in columns and (own := [name for name in columns if name in PERSON_COLUMNS]):
+            # A session that somebody else has, too, is not the person's alone.
+            whose = _is_theirs(own)
+            connection.execute(
+                f"insert into their_sessions select session_id from {place} where session_id is not null "
+                f"group by 1 having bool_and({whose})",
+                [person.visitor_id] * len(own),
+            )
+    counts = {}
+    for place, columns in tables:
+        if own := [name for name in columns if name in PERSON_COLUMNS]:
+            done = connection.execute(f"delete from {place} where {_is_theirs(own)}", [person.visitor_id] * len(own))
+        else:
+            done = connection.execute(f"delete from {place} where session_id in (from their_sessions)")
+        counts[place.replace('"', "")] = int(done.fetchone()[0])
+    connection.execute("drop table their_sessions")
+    return counts
+
+
+def _is_theirs(columns: list[str]) -> str:
+    return " or ".join(f"coalesce(cast({name} as varchar) = ?, false)" for name in columns)
+
+
+def _blank_rejected(connection: duckdb.DuckDBPyConnection, person: Person) -> int:
+    from ingestion.erasure import OnePerson
+
+    whose = OnePerson(person)
+    rows = connection.execute(
+        f"select rowid, {', '.join(TEXTS)} from raw.rejected_rows where reason <> ?", [ERASED]
+    ).fetchall()
+    found = [row[0] for row in rows if any(whose.in_text(text) for text in row[1:])]
+    connection.execute(
+        "update raw.rejected_rows set text = '', reason = ? where rowid in (select unnest(?::bigint[]))",
+        [ERASED, found],
+    )
+    return len(found)
+
+
+def _blank_reasons(connection: duckdb.DuckDBPyConnection, person: Person) -> None:
+    """A gate, or whoever admitted a batch against it, may have named the person."""
+    rows = connection.execute("select batch_id, reason from raw.batches where reason is not null").fetchall()
+    for batch_id, reason in rows:
+        blanked = person.blank(reason.encode()).decode()
+        if blanked != reason:
+            connection.execute("update raw.batches set reason = ? where batch_id = ?", [blanked, batch_id])
+
+
+def _balance_books(connection: duckdb.DuckDBPyConnection, log: Path) -> None:
+    """Count as quarantined what the log has lost to erasures and the books do not know of."""
+    known = connection.execute("select batch_id, status from raw.batches order by batch_number").fetchall()
+    for batch_id, status in known:
+        wanted = _erased_in_log(log, batch_id)
+        # Lines that could not be read were counted as quarantined from the start.
+        told = dict(
+            connection.execute(
+                "select table_name, count(*) from raw.rejected_rows where batch_id = ? and reason = ? group by 1",
+                [batch_id, ERASED],
+            ).fetchall()
+        )
+        for (table, file, is_derived), count in wanted.items():
+            there = min(told.get(table, 0), count)
+            told[table] = told.get(table, 0) - there
+            if missing := count - there:
+                _enter(connection, (batch_id, table, is_derived, file), missing, status == "quarantined")
+
+
+def _enter(
+    connection: duckdb.DuckDBPyConnection, place: tuple[str, str, bool, str], count: int, is_quarantined: bool
+) -> None:
+    batch_id, table, is_derived, file = place
+    connection.execute(
+        "insert into raw.rejected_rows select ?, ?, ?, 0, ?, '' from range(?)", [batch_id, table, file, ERASED, count]
+    )
+    if is_quarantined:  # all of its rows count as quarantined already
+        return
+    (stored,) = connection.execute(f"select count(*) from raw.{table} where batch_id = ?", [batch_id]).fetchone()
+    rest, loaded, duplicate = connection.execute(
+        "select (select coalesce(sum(loaded), 0) from raw.batch_tables where batch_id = $batch_id "
+        "and table_name = $table and is_derived <> $derived), loaded, duplicate from raw.batch_tables "
+        "where batch_id = $batch_id and table_name = $table and is_derived = $derived",
+        {"batch_id": batch_id, "table": table, "derived": is_derived},
+    ).fetchone()
+    gone = max(0, min(count, int(rest) + int(loaded) - stored, int(loaded)))
+    spared = min(count - gone, int(duplicate))
+    connection.execute(
+        "update raw.batch_tables set loaded = loaded - ?, duplicate = duplicate - ?, quarantined = quarantined + ? "
+        "where batch_id = ? and table_name = ? and is_derived = ?",
+        [gone, spared, gone + spared, batch_id, table, is_derived],
+    )
+
+
+def _erased_in_log(log: Path, batch_id: str) -> _Erased:
+    """Erased rows of a batch by table, file and whether the table was derived."""
+    import json
+
+    found: _Erased = Counter()
+    rejected = log / "batches" / batch_id / REJECTED
+    if rejected.is_file():
+        for row in map(json.loads, rejected.read_text(encoding="utf-8").splitlines()):
+            found[row["table"], row["file"], row["derived"]] += row["reason"] == ERASED
+    elif batch_id.startswith("stream-"):
+        writer, start, stop = batch_id.removeprefix("stream-").rsplit("-", 2)
+        file = log / "stream" / f"{writer}.jsonl"
+        if file.is_file():
+            with file.open("rb") as stream:
+                stream.seek(int(start))
+                lines: Any = stream.read(int(stop) - int(start)).splitlines()
+            found["events", file.name, False] = sum(not line.strip() for line in lines)
+    return +found
+
+
+def _fresh(warehouse: Path) -> Path:
+    return warehouse.with_name(f"{warehouse.stem}.fresh.duckdb")
+
+
+def _copy_to_fresh_file(connection: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+    """Replace the file by a copy of what it holds. Deleted rows stay legible in the blocks that they leave free.
+
+    The connection that holds the lock stays open until the copy stands in the file's place.
+    """
+    fresh = _fresh(warehouse)
+    fresh.unlink(missing_ok=True)
+    (name,) = connection.execute("select current_database()").fetchone()
+    connection.execute("checkpoint")
+    connection.execute(f"attach '{_quoted(fresh)}' as fresh")
+    try:
+        connection.execute(f'copy from database "{name}" to fresh')
+        connection.execute("checkpoint fresh")
+    finally:
+        connection.execute("detach fresh")
+    sync(fresh)
+    fresh.replace(warehouse)
+    sync(warehouse.parent)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,183 @@
+"""Forgetting a person in every store, with an audit and a search afterwards. Part of the composition root.
+
+Order makes it safe to kill: first the audit says what is about to happen, which from then on keeps the person out of
+every load; then each store is cleaned, upstream before downstream; last the audit says that it is done. Running it
+again takes up what was left.
+"""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from marquee import erasures
+from marquee.errors import MarqueeError
+from marquee.person import Person
+from marquee.settings import Settings, settings_now
+from marquee.traces import Trace, find_visitor
+
+Counts = dict[str, int]
+LOGS: Final = ("airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine", "airflow.log", "service.log")
+"""Text that tools write and that may quote a row, under ``home``; run results of dbt besides."""
+TEXTS: Final = frozenset({".log", ".txt", ".json", ".jsonl", ".html", ".csv", ".md", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Somewhere that people are kept: its name, and what erases one there and counts the rows by place."""
+
+    name: str
+    erase: Callable[[Settings, Person], Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What was erased: rows by store and place, the bundles that were trained with them, and what is still left."""
+
+    person: str
+    counts: dict[str, Counts]
+    bundles: list[dict[str, Any]]
+    left: list[Trace]
+
+
+def forget(settings: Settings, visitor_id: str, reason: str) -> Erasure | None:
+    """Erase a visitor from every store of ``STORES``; None when nothing of them is kept.
+
+    The search that follows has the last word: what it still finds is in ``left``, and the erasure stays unfinished.
+
+    Raises:
+        WarehouseBusy: another process holds the warehouse; nothing or a part was erased, run it again.
+        MarqueeError: a store cannot be reached; run it again when it can.
+    """
+    person = Person(visitor_id)
+    begun = _begun(settings, person, reason)
+    if begun is None:
+        return None
+    counts = {store.name: store.erase(settings, person) for store in STORES}
+    counts = {name: {place: count for place, count in found.items() if count} for name, found in counts.items()}
+    left = find_visitor(settings, person)
+    if not left:
+        line = {"erasure": begun["erasure"], "state": "finished", "at": erasures.utc_now(), "person": begun["person"]}
+        erasures.record(settings, line | {"until": begun["until"], "counts": counts})
+    return Erasure(begun["person"], counts, begun["bundles"], left)
+
+
+def _begun(settings: Settings, person: Person, reason: str) -> dict[str, Any] | None:
+    """The audit's line of this erasure: that of a killed attempt, or a new one, written before anything is touched."""
+    if erasures.lines(settings):
+        known = erasures.open_erasure(settings, erasures.person_hash(settings, person.visitor_id))
+        if known is not None:
+            return known
+    if not find_visitor(settings, person):
+        return None
+    from ingestion.warehouse_erasure import newest_event
+    from training.erasure import bundles_with
+
+    until = max(settings_now(settings), newest_event(settings, person) or settings_now(settings))
+    line = {
+        "erasure": secrets.token_hex(8),
+        "state": "started",
+        "at": erasures.utc_now(),
+        "person": erasures.person_hash(settings, person.visitor_id),
+        "until": until.isoformat(),
+        "by": getpass.getuser(),
+        "reason": reason,
+        "bundles": [asdict(one) for one in bundles_with(settings, person)],
+    }
+    erasures.record(settings, line)
+    return line
+
+
+# --- the stores -------------------------------------------------------------------------------------------------------
+
+
+def _log(settings: Settings, person: Person) -> Counts:
+    from ingestion.erasure import erase_from_files, erase_from_log
+
+    return {"log": erase_from_log(settings, person), "quarantine": erase_from_files([settings.quarantine], person)}
+
+
+def _warehouse(settings: Settings, person: Person) -> Counts:
+    from ingestion.warehouse_erasure import erase_from_warehouse
+
+    return erase_from_warehouse(settings, person)
+
+
+def _target(settings: Settings, person: Person) -> Counts:
+    from ingestion.target_erasure import erase_from_target
+
+    return erase_from_target(settings, person)
+
+
+def _features(settings: Settings, person: Person) -> Counts:
+    from features.erasure import erase_exports, erase_offline, erase_online, erase_sessions
+
+    return {
+        "offline": erase_offline(settings, person),
+        "exports": erase_exports(settings, person),
+        "online": erase_online(settings, person),
+        "sessions": erase_sessions(settings, person),
+    }
+
+
+def _logs(settings: Settings, person: Person) -> Counts:
+    """Star out the id in what tools have written, byte for byte, so that one that is still writing is not disturbed."""
+    files = [settings.home / "dbt" / "target" / "run_results.json"]
+    for name in LOGS:
+        path = settings.home / name
+        files += [path] if path.is_file() else sorted(path.rglob("*"))
+    texts = [file for file in files if file.is_file() and file.suffix in TEXTS]
+    return {name: sum(_blank(file, person) for file in texts if _top(settings, file) == name) for name in _tops(LOGS)}
+
+
+def _tops(names: tuple[str, ...]) -> list[str]:
+    return sorted({name.partition("/")[0] for name in names})
+
+
+def _top(settings: Settings, file: Path) -> str:
+    return file.relative_to(settings.home).parts[0]
+
+
+def _blank(file: Path, person: Person) -> int:
+    text = file.read_bytes()
+    count = person.count(text)
+    if count:
+        blanked = person.blank(text)
+        with file.open("r+b") as stream:
+            for start, stop in _differences(text, blanked):
+                stream.seek(start)
+                stream.write(blanked[start:stop])
+    return count
+
+
+def _differences(before: bytes, after: bytes) -> list[tuple[int, int]]:
+    """Where two texts of the same length differ, line by line."""
+    found, start = [], 0
+    for old, new in zip(before.splitlines(True), after.splitlines(True), strict=True):
+        if old != new:
+            found.append((start, start + len(new)))
+        start += len(old)
+    return found
+
+
+STORES: Final = (
+    Store("event log", _log),
+    Store("warehouse", _warehouse),
+    Store("target", _target),
+    Store("features", _features),
+    Store("logs and reports", _logs),
+)
+"""Every store that keeps people, upstream first. A new one is entered here."""
+
+
+def require_erased(erasure: Erasure) -> None:
+    """Raise a ``MarqueeError`` that names what the search still found."""
+    if erasure.left:
+        places = "; ".join(f"{trace.store} ({trace.place}): {trace.count}" for trace in erasure.left)
+        raise MarqueeError(
+            f"still found after the erasure: {places}. Run the same command again; see docs/operations.md"
+        )

@@ -1,0 +1,105 @@
+"""Verbs that look after an installation: skew and erasure. Part of the composition root, as ``cli`` is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marquee import console
+from marquee.errors import MarqueeError
+from marquee.options import Home, Json, command_settings
+
+if TYPE_CHECKING:
+    from marquee.forget import Erasure
+
+
+def check_skew(
+    requests: Annotated[int, typer.Option(min=1, help="Newest logged requests to replay, at most.")] = 10_000,
+    bundle: Annotated[str | None, typer.Option(help="Only requests that this bundle answered.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only requests from then on (UTC).")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Replay logged requests through the offline path and compare every feature with what was served."""
+    settings = command_settings(home, after="materialize")
+    from training.skew import check_skew as replay
+
+    if since and since.tzinfo:
+        since = since.astimezone(UTC).replace(tzinfo=None)
+    with console.progress("check skew", None, settings.quiet):
+        found = replay(settings, requests, bundle, since)
+    console.show(asdict(found), _skew_lines(found), as_json)
+    if found.differences:
+        raise MarqueeError(f"{len(found.differences)} features were served other than the offline store has them")
+
+
+def forget(
+    visitor: Annotated[str, typer.Option(help="The visitor's id.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded. Do not name the person.")] = "asked to be forgotten",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before erasing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only search; exit code 1 if something is found.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Erase a visitor from every store, search for what is left, and list the bundles trained with them."""
+    from marquee.forget import forget as erase
+    from marquee.forget import require_erased
+    from marquee.person import Person
+    from marquee.traces import find_visitor
+
+    if not visitor.strip():
+        raise MarqueeError("--visitor is empty; give the id as the events have it")
+    settings = command_settings(home)
+    if check:
+        traces = find_visitor(settings, Person(visitor))
+        lines = [f"{trace.store} ({trace.place}): {trace.count:,}" for trace in traces] or ["nothing of them is stored"]
+        console.show({"found": [asdict(trace) for trace in traces]}, lines, as_json)
+        sys.exit(1 if traces else 0)
+    if not yes:
+        _confirm()
+    with console.progress("forget", None, settings.quiet):
+        erasure = erase(settings, visitor, reason)
+    if erasure is None:
+        console.show({"erased": False}, ["nothing of this visitor is stored; nothing was changed"], as_json)
+        return
+    console.show({"erased": True} | asdict(erasure), _erasure_lines(erasure), as_json)
+    require_erased(erasure)
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise MarqueeError("nobody is here to confirm; give --yes to erase without being asked")
+    if not typer.confirm("This cannot be undone. Erase the visitor from every store?"):
+        raise MarqueeError("nothing was changed")
+
+
+def _skew_lines(found: Any) -> list[str]:
+    lines = [
+        f"{one.feature}: {one.count:,} differ, for example impression {one.impression_id}: "
+        f"served {_shown(one.served)}, replayed {_shown(one.replayed)}"
+        for one in found.differences
+    ]
+    lines += [f"left out: {count:,} {reason}" for reason, count in found.left_out.items()]
+    compared = f"{found.values:,} values of {found.impressions:,} impressions in {found.requests:,} requests"
+    return [*lines, f"compared {compared}: {'no difference' if not found.differences else 'DIFFERENT'}"]
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.9g}"
+
+
+def _erasure_lines(erasure: Erasure) -> list[str]:
+    lines = [
+        f"{store:<18} {place}: {count:,}" for store, places in erasure.counts.items() for place, count in places.items()
+    ]
+    lines += [
+        f"trained with them: {one['bundle']} ({one['rows']:,} impressions up to {one['trained_until']})"
+        for one in erasure.bundles
+    ]
+    if not erasure.left:
+        lines.append(f"searched every store: nothing is left; audited as {erasure.person} in erasures.jsonl")
+    return lines
