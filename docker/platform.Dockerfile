@@ -41,7 +41,8 @@ RUN uv build --wheel --no-build-isolation --python /opt/build/bin/python --out-d
 FROM python:3.11.14-slim-bookworm
 
 # The same user id in both images: they share the state volume.
-RUN useradd --create-home --uid 10001 marquee && install -d -o marquee -g marquee /var/lib/marquee
+RUN useradd --create-home --uid 10001 marquee \
+    && install -d -o marquee -g marquee /var/lib/marquee /var/lib/marquee/lineage
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/marquee /opt/marquee
@@ -59,6 +60,10 @@ ENV PATH=/opt/venv/bin:/opt/marquee/bin:$PATH \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__CORE__PARALLELISM=4 \
     AIRFLOW__API__WORKERS=1 \
+    AIRFLOW__OPENLINEAGE__DISABLED=False \
+    AIRFLOW__OPENLINEAGE__DISABLE_SOURCE_CODE=True \
+    AIRFLOW__OPENLINEAGE__NAMESPACE=marquee \
+    AIRFLOW__OPENLINEAGE__TRANSPORT='{"type": "file", "log_file_path": "/var/lib/marquee/lineage/airflow.jsonl", "append": true}' \
     BENTOML_HOME=/var/lib/marquee/bentoml \
     BENTOML_DO_NOT_TRACK=True \
     DO_NOT_TRACK=1 \

@@ -157,7 +157,9 @@ def test_an_unfinished_window_is_made_up_for(warehouse: Connection) -> None:
 
 def test_days_asked_for_are_built_and_what_is_pending_stays_so(warehouse: Connection) -> None:
     add_batch(warehouse, "late", {"e3": date(2026, 1, 7)})
-    assert build(warehouse, Asked(date(2026, 1, 8), date(2026, 1, 8))) == window(8, 8, covers_pending=False, has_catalogue=True)
+    assert build(warehouse, Asked(date(2026, 1, 8), date(2026, 1, 8))) == window(
+        8, 8, covers_pending=False, has_catalogue=True
+    )
     assert due(warehouse) == window(7, 9)
     assert build(warehouse, Asked(date(2026, 1, 6))) == window(6, 9, has_catalogue=True)
     assert due(warehouse) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from airflow.providers.openlineage.get_provider_info import get_provider_info
 
 from marquee.settings import Settings, quiet_environment
 
@@ -39,7 +41,7 @@ def image_environment(image: str) -> dict[str, str]:
     last = (DOCKER / f"{image}.Dockerfile").read_text().split("\nFROM ")[-1]
     block = re.search(r"^ENV ((?:.*\\\n)*.*)$", last, re.MULTILINE)
     assert block
-    return dict(pair.split("=", 1) for pair in block[1].replace("\\\n", " ").split())
+    return dict(pair.split("=", 1) for pair in shlex.split(block[1].replace("\\\n", " ")))
 
 
 def test_the_services_are_the_ones_meant() -> None:
@@ -135,14 +137,14 @@ def test_airflow_variables_are_options_of_the_installed_airflow() -> None:
     config = Path(spec.submodule_search_locations[0]) / "config_templates" / "config.yml"
     options = {
         f"AIRFLOW__{section}__{option}".upper()
-        for section, body in yaml.safe_load(config.read_text()).items()
+        for section, body in [*yaml.safe_load(config.read_text()).items(), *get_provider_info()["config"].items()]
         for option in body["options"]
     }
     override = yaml.safe_load((DOCKER / "compose.override.yml").read_text())["services"]
     used = {key for _, key, _ in environments()} | set(image_environment("platform"))
     used |= {key for service in override.values() for key in service.get("environment", {})}
     used = {key for key in used if key.startswith("AIRFLOW__")}
-    assert len(used) == 16
+    assert len(used) == 20
     assert used - options == set()
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from marquee.cli import app
-from serving.schemas import Event, RecommendedBanner, RecommendRequest, RecommendResponse
+from serving.schemas import Event, RecommendedBanner, RecommendRequest, RecommendResponse, VisitorRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_curl_bodies_are_valid_requests(command: str) -> None:
 
 
 def test_every_verb_is_documented_with_its_own_first_sentence() -> None:
-    rows = dict(re.findall(r"^\| `marquee ([a-z]+)` \| (.+) \|$", CLI, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `marquee ([a-z-]+)` \| (.+) \|$", CLI, re.MULTILINE))
     assert rows == {name: verb.help.splitlines()[0].strip() for name, verb in VERBS.items()}
     assert len(rows) >= 15
 
@@ -74,6 +74,7 @@ def test_the_api_page_names_every_field(schema: type) -> None:
 
 def test_json_examples_of_the_api_page_are_valid() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", API, re.DOTALL)]
-    assert len(examples) == 2
+    assert len(examples) == 3
     assert RecommendRequest.model_validate(examples[0])
     assert Event.model_validate(examples[1])
+    assert VisitorRequest.model_validate(examples[2])
