@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,49 +10,84 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
 
-import duckdb
-
+from ingestion.builds import Asked, Build, finish_build, next_build, start_build
+from ingestion.warehouse import connect, create_tables
+from marquee import contract
 from marquee.errors import MarqueeError, NothingToDo
+from marquee.lineage import emit_dbt_lineage
 from marquee.settings import ROOT, Settings
 
 PROJECT: Final = ROOT / "dbt_project"
+EVENTS_ONLY: Final = ["--exclude", "path:models/staging", "path:seeds", "source:*", "config.materialized:view"]
+"""Leaves out what new events cannot change: views, seeds, and what is tested of the catalogue as it came."""
 FAILED: Final = ("error", "fail", "runtime error")
+Window = tuple[date, date]
+"""First and last day to build, both inclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class DbtResult:
-    """How many nodes of each kind dbt ran, and what it warned of, one line each."""
+    """How many nodes of each kind dbt ran, what it warned of, one line each, and which days it built (None: all)."""
 
     models: int
     data_tests: int
     unit_tests: int
     warnings: tuple[str, ...]
+    window: Window | None = None
 
 
-def transform(settings: Settings) -> DbtResult:
-    """Build every model and run every test on the admitted batches.
+def transform(
+    settings: Settings, from_date: date | None = None, to_date: date | None = None, full_refresh: bool = False
+) -> DbtResult:
+    """Build the days that admitted batches changed, or those asked for, and test what was built.
+
+    Everything is built the first time and whenever a variable, a model or the target changed or a batch was taken
+    back. A build that was interrupted is made up for. Without anything new no node runs at all.
 
     Raises:
         NothingToDo: no batch has been admitted yet.
-        MarqueeError: a model or a test failed; the message names it.
+        MarqueeError: a model or a test failed (the message names it), or there is no event on the days asked for.
     """
     if not _has_admitted_batch(settings):
         raise NothingToDo("no admitted batch to transform yet: ingest some events and let the gate check them first")
-    result = run_dbt(settings, "build")
-    if not (result.models and result.data_tests and result.unit_tests):
-        raise MarqueeError(f"dbt build skipped a whole kind of node, so it proved nothing: {result}")
+    target, vars_hash = _target_id(settings), _vars_hash(settings)
+    with connect(settings) as connection:
+        build = next_build(connection, target, vars_hash, Asked(from_date, to_date, full_refresh))
+        if build is None:
+            return DbtResult(0, 0, 0, ())
+        build_id = start_build(connection, target, vars_hash, build)
+    result = _build(settings, build)
+    with connect(settings) as connection:
+        finish_build(connection, build_id, target, build)
     return result
 
 
-def run_dbt(settings: Settings, verb: str = "build", *args: str) -> DbtResult:
+def _build(settings: Settings, build: Build) -> DbtResult:
+    if settings.dbt_target != "duckdb":
+        from ingestion import targets
+
+        targets.push(settings)
+    chosen = ["--full-refresh"] if build.is_full else [] if build.has_catalogue else EVENTS_ONLY
+    result = run_dbt(settings, "build", "--exclude-resource-type", "unit_test", *chosen, window=build.window)
+    emit_dbt_lineage(settings)
+    if not (result.models and result.data_tests):
+        raise MarqueeError(f"dbt build skipped a whole kind of node, so it proved nothing: {result}")
+    if settings.dbt_target != "duckdb":
+        targets.pull(settings, build.window)
+    return result
+
+
+def run_dbt(settings: Settings, verb: str = "build", *args: str, window: Window | None = None) -> DbtResult:
     """Run one dbt command on ``settings.dbt_target``; its logs and compiled SQL go to ``home/dbt``.
 
     Args:
         settings: whose warehouse and attribution window to use.
         verb: ``build``, ``run``, ``test``, ``seed`` or ``compile``.
-        args: further arguments as on dbt's command line, such as ``--select``, ``visitor_features``.
+        args: further arguments as on dbt's command line, such as ``--select``, ``visitors``.
+        window: the days to build; all of them if not given.
 
     Raises:
         MarqueeError: the project does not parse, a node failed or nothing was selected; the first failed node and
@@ -61,16 +97,70 @@ def run_dbt(settings: Settings, verb: str = "build", *args: str) -> DbtResult:
 
     home = settings.home / "dbt"
     home.mkdir(parents=True, exist_ok=True)
-    with _environment({"DBT_DUCKDB_PATH": str(settings.warehouse), "DO_NOT_TRACK": "1"}):
+    with _environment(_variables(settings)), _target_started(settings):
         try:
-            answer = dbtRunner().invoke([*_global_flags(settings), verb, *_flags(settings), *args])
+            # Parsed without the window: dbt parses everything again when a variable differs from the last time.
+            parsed = dbtRunner().invoke([*_global_flags(settings), "parse", *_flags(settings)])
+            _raise_on_failure("parse", parsed, [])
+            runner = dbtRunner(manifest=parsed.result)
+            answer = runner.invoke([*_global_flags(settings), verb, *_flags(settings, window), *args])
         finally:
             _release_warehouse()
     results = list(getattr(answer.result, "results", None) or [])
     _raise_on_failure(verb, answer, results)
     if not results:
         raise MarqueeError(f"dbt {verb} ran nothing: no node matches {' '.join(args) or 'the project'}")
-    return _summary(results)
+    return _summary(results, window)
+
+
+def dbt_vars(settings: Settings) -> dict[str, Any]:
+    """The dbt variables that settings and contract decide; the others stand in ``dbt_project.yml``."""
+    return {
+        "attribution_days": settings.attribution_days,
+        "implicit_weights": contract.IMPLICIT_WEIGHTS,
+        "session_minutes": contract.SESSION_GAP_MINUTES,
+        "session_half_life_minutes": contract.SESSION_HALF_LIFE_MINUTES,
+        "session_products": contract.SESSION_PRODUCTS,
+    }
+
+
+def _vars_hash(settings: Settings) -> str:
+    """Fingerprint of all that decides what an event becomes: the variables and the project's SQL."""
+    digest = hashlib.sha256(json.dumps(dbt_vars(settings), sort_keys=True).encode())
+    files = [PROJECT / "dbt_project.yml"]
+    files += [f for folder in ("models", "macros", "seeds") for f in (PROJECT / folder).rglob("*") if f.is_file()]
+    for file in sorted(files):
+        if file.suffix in (".sql", ".csv") or file.name == "dbt_project.yml":
+            digest.update(f"{file.relative_to(PROJECT)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _target_id(settings: Settings) -> str:
+    if settings.dbt_target == "duckdb":
+        return "duckdb"
+    from ingestion import targets
+
+    return targets.target_id(settings)
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    quiet = {"DO_NOT_TRACK": "1"}
+    if settings.dbt_target == "duckdb":
+        return {"DBT_DUCKDB_PATH": str(settings.warehouse)} | quiet
+    from ingestion import targets
+
+    return targets.environment(settings) | quiet
+
+
+@contextmanager
+def _target_started(settings: Settings) -> Iterator[None]:
+    if settings.dbt_target == "duckdb":
+        yield
+        return
+    from ingestion import targets
+
+    targets.start(settings)
+    yield
 
 
 def _global_flags(settings: Settings) -> list[str]:
@@ -78,14 +168,14 @@ def _global_flags(settings: Settings) -> list[str]:
     return ["--log-level", "none", "--no-use-colors", "--no-send-anonymous-usage-stats", "--log-path", logs]
 
 
-def _flags(settings: Settings) -> list[str]:
-    variables = {"attribution_days": settings.attribution_days}
+def _flags(settings: Settings, window: Window | None = None) -> list[str]:
+    days = dict(zip(("from_date", "to_date"), map(str, window), strict=True)) if window else {}
     return [
         *("--project-dir", str(PROJECT)),
         *("--profiles-dir", str(PROJECT)),
         *("--target", settings.dbt_target),
         *("--target-path", str(settings.home / "dbt" / "target")),
-        *("--vars", json.dumps(variables)),
+        *("--vars", json.dumps(dbt_vars(settings) | days)),
     ]
 
 
@@ -131,18 +221,16 @@ def _line(result: Any) -> str:
     return lines[1] if len(lines) > 1 and re.match(r"\w+ Error in ", lines[0]) else lines[0]
 
 
-def _summary(results: list[Any]) -> DbtResult:
+def _summary(results: list[Any], window: Window | None) -> DbtResult:
     kinds = Counter(str(result.node.resource_type) for result in results if str(result.status) != "skipped")
     warnings = tuple(f"{r.node.name}: {_line(r)}" for r in results if str(r.status) == "warn")
-    return DbtResult(kinds["model"], kinds["test"], kinds["unit_test"], warnings)
+    return DbtResult(kinds["model"], kinds["test"], kinds["unit_test"], warnings, window)
 
 
 def _has_admitted_batch(settings: Settings) -> bool:
     if not settings.warehouse.exists():
         return False
-    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        try:
-            row = connection.execute("select count(*) from raw.batches where status = 'admitted'").fetchone()
-        except duckdb.CatalogException:
-            return False
+    with connect(settings) as connection:
+        create_tables(connection)
+        row = connection.execute("select count(*) from raw.batches where status = 'admitted'").fetchone()
     return bool(row[0])

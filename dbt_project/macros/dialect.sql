@@ -1,4 +1,4 @@
-{# What the targets spell differently and dbt has no macro for. #}
+{# What the targets spell differently and dbt has no macro for, or none that keeps microseconds or order. #}
 {% macro type_double() -%} {{ return(adapter.dispatch('type_double', 'marquee')()) }} {%- endmacro %}
 {% macro default__type_double() -%} double {%- endmacro %}
 {% macro postgres__type_double() -%} double precision {%- endmacro %}
@@ -12,5 +12,28 @@
 {% macro stable_sum(value) -%} {{ return(adapter.dispatch('stable_sum', 'marquee')(value)) }} {%- endmacro %}
 {% macro default__stable_sum(value) -%} sum({{ value }} order by {{ value }}) {%- endmacro %}
 {% macro spark__stable_sum(value) -%}
-    aggregate(array_sort(collect_list({{ value }})), cast(0 as double), (total, part) -> total + part)
+    case
+        when count({{ value }}) > 0
+            then aggregate(array_sort(collect_list(cast({{ value }} as double))), cast(0 as double), (total, part) -> total + part)
+    end
 {%- endmacro %}
+
+{# dbt's own for Spark ignores the order. #}
+{% macro spark__listagg(measure, delimiter_text, order_by_clause, limit_num) -%}
+    listagg({{ measure }}, {{ delimiter_text }}) {% if order_by_clause %}within group ({{ order_by_clause }}){% endif %}
+{%- endmacro %}
+
+{# dbt's own for Spark counts in whole seconds. #}
+{% macro spark__dateadd(datepart, interval, from_date_or_timestamp) -%}
+    timestampadd({{ datepart }}, {{ interval }}, {{ from_date_or_timestamp }})
+{%- endmacro %}
+
+{# Whole microseconds from one timestamp to another. #}
+{% macro microseconds_between(start, end) -%}
+    {{ return(adapter.dispatch('microseconds_between', 'marquee')(start, end)) }}
+{%- endmacro %}
+{% macro default__microseconds_between(start, end) -%} date_diff('microsecond', {{ start }}, {{ end }}) {%- endmacro %}
+{% macro postgres__microseconds_between(start, end) -%}
+    cast(extract(epoch from ({{ end }}) - ({{ start }})) * 1000000 as bigint)
+{%- endmacro %}
+{% macro spark__microseconds_between(start, end) -%} timestampdiff(microsecond, {{ start }}, {{ end }}) {%- endmacro %}

@@ -1,15 +1,26 @@
-{# A share rounded to 6 digits; through decimal, which every target rounds alike. #}
+{#
+A number as exact decimal text with a fixed count of digits, the same on every target. It is rounded in two steps, so
+that a value that lies on the border between two texts does not fall to one or the other with the last bit of a sum.
+#}
+{% macro fixed_point(value, digits) -%}
+    cast(cast({{ value }} as decimal(38, {{ digits + 4 }})) as decimal(34, {{ digits }}))
+{%- endmacro %}
+
+{# A share rounded to 6 digits. #}
 {% macro rounded_share(share) -%}
-    cast(cast({{ share }} as decimal(18, 6)) as {{ type_double() }})
+    cast(cast({{ share }} as decimal(14, 12)) as decimal(8, 6))
 {%- endmacro %}
 
-{# JSON object text {"key": share, ...}, largest share first, then by key; '{}' when there is no row. #}
-{% macro share_object(key, share) -%}
-    {%- set member = json_text(key) ~ " || ':' || cast(" ~ share ~ " as " ~ dbt.type_string() ~ ")" -%}
-    '{' || {{ dbt.listagg(member, "','", "order by " ~ share ~ " desc, " ~ key) }} || '}'
+{# JSON object text {"key": value, ...} in the order given; '{}' when there is no row. #}
+{% macro json_object(key, value, order) -%}
+    {%- set member = json_text(key) ~ " || ':' || cast(" ~ value ~ " as " ~ dbt.type_string() ~ ")" -%}
+    '{' || {{ dbt.listagg(member, "','", "order by " ~ order) }} || '}'
 {%- endmacro %}
 
-{# JSON list text ["a", ...] in order. #}
-{% macro json_list(value) -%}
-    '[' || {{ dbt.listagg(json_text(value), "','", "order by " ~ value) }} || ']'
+{# JSON object text {"key": share, ...}, largest share first, then by key. #}
+{% macro share_object(key, share) -%} {{ json_object(key, share, share ~ ' desc, ' ~ key) }} {%- endmacro %}
+
+{# JSON list text ["a", ...] in the order given, else of the values themselves. #}
+{% macro json_list(value, order=none) -%}
+    '[' || {{ dbt.listagg(json_text(value), "','", "order by " ~ (order or value)) }} || ']'
 {%- endmacro %}

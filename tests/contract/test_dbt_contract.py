@@ -33,7 +33,7 @@ def test_mart_columns_and_types_are_the_contract() -> None:
             c.required for c in table.columns
         ]
         compared += len(columns)
-    assert compared == sum(len(table.columns) for table in contract.MART_TABLES.values()) == 39
+    assert compared == sum(len(table.columns) for table in contract.MART_TABLES.values()) == 51
 
 
 def test_staging_columns_are_the_contract() -> None:
@@ -68,11 +68,19 @@ def test_model_files_are_short(file: Path) -> None:
 
 
 def test_every_reader_has_an_exposure() -> None:
-    assert set(_properties("exposures")) == {"feast", "two_tower", "ranker", "service", "placement_report"}
+    readers = {"feast", "two_tower", "ranker", "service", "placement_report"}
+    assert readers <= set(_properties("exposures"))
 
 
 def test_weighted_kinds_are_event_kinds() -> None:
     project = yaml.safe_load((ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8"))
     weights = project["vars"]["implicit_weights"]
     assert weights == {"product_view": 1.0, "page_view": 1.0, "favourite": 1.5, "cart": 1.5, "order": 3.0}
+    assert weights == contract.IMPLICIT_WEIGHTS
     assert set(weights) <= set(contract.EVENT_KINDS)
+    defaults = {
+        "session_minutes": contract.SESSION_GAP_MINUTES,
+        "session_half_life_minutes": contract.SESSION_HALF_LIFE_MINUTES,
+        "session_products": contract.SESSION_PRODUCTS,
+    }
+    assert {name: project["vars"][name] for name in defaults} == defaults

@@ -15,8 +15,8 @@ numbers as (
 ),
 
 bounds as (
-    select min(event_date) as first_date, max(event_date) as last_date
-    from {{ ref('int_events_sessionised') }}
+    select min(activity_date) as first_date, max(activity_date) as last_date
+    from {{ ref('int_visitor_days') }}
 )
 
 select cast({{ dbt.dateadd('day', 'numbers.n', 'bounds.first_date') }} as date) as calendar_date

@@ -1,21 +1,44 @@
+{{ config(materialized='incremental', partition_by='event_date') }}
+
 with events as (
     select * from {{ ref('stg_events') }}
+    where {{ in_window('occurred_at') }}
 ),
 
-gaps as (
+cut_here as (
     select
         event_id,
         visitor_id,
         occurred_at,
-        lag(occurred_at) over (partition by visitor_id order by occurred_at, event_id) as previous_at
+        cast(null as timestamp) as session_started_at
     from events
     where session_id is null
+    {% if is_windowed() -%}
+    union all
+    -- A session may reach over midnight: what could go on in the window starts where it started.
+    select event_id, visitor_id, occurred_at, session_started_at
+    from {{ this }}
+    where
+        session_started_at is not null
+        and occurred_at > cast({{ window_day('from_date') }} as timestamp) - interval '{{ var("session_minutes") }}' minute
+        and {{ before_window('occurred_at') }}
+    {%- endif %}
+),
+
+gaps as (
+    select
+        cut_here.*,
+        lag(occurred_at) over (partition by visitor_id order by occurred_at, event_id) as previous_at
+    from cut_here
 ),
 
 starts as (
     select
-        gaps.*,
+        event_id,
+        visitor_id,
+        occurred_at,
         case
+            when session_started_at is not null then session_started_at
             when previous_at is null or occurred_at >= previous_at + interval '{{ var("session_minutes") }}' minute
                 then occurred_at
         end as start_at
@@ -26,7 +49,6 @@ starts as (
 sessions as (
     select
         event_id,
-        visitor_id,
         max(start_at) over (
             partition by visitor_id order by occurred_at, event_id
             rows between unbounded preceding and current row
@@ -42,24 +64,21 @@ select
     events.visitor_id,
     events.customer_id,
     coalesce(
-        events.session_id, sessions.visitor_id || '@' || cast(sessions.started_at as {{ dbt.type_string() }})
+        events.session_id, events.visitor_id || '@' || cast(sessions.started_at as {{ dbt.type_string() }})
     ) as session_id,
+    sessions.started_at as session_started_at,
     events.product_id,
-    events.banner_id,
-    events.placement_id,
-    events.position,
-    events.request_id,
-    events.impression_id,
-    events.order_id,
-    events.page,
-    events.quantity,
-    events.amount,
-    events.device,
-    events.country,
-    events.referrer,
-    events.arm,
-    events.policy,
-    events.propensity,
-    events.features
+    categories.category_id,
+    case when events.product_id is not null then {{ implicit_weight('events.kind') }} end as implicit_weight,
+    {% for column in [
+        'banner_id', 'placement_id', 'position', 'request_id', 'impression_id', 'order_id', 'page', 'quantity',
+        'amount', 'device', 'country', 'referrer', 'arm', 'policy', 'propensity', 'features'
+    ] -%}
+    events.{{ column }}{{ ',' if not loop.last }}
+    {% endfor %}
 from events
 left join sessions on events.event_id = sessions.event_id
+left join {{ ref('int_product_categories') }} as categories
+    on events.product_id = categories.product_id
+    and events.occurred_at >= categories.valid_from_at
+    and events.occurred_at < categories.valid_until_at

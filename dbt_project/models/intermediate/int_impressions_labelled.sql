@@ -1,16 +1,31 @@
+{{ config(
+    materialized='incremental', partition_by='impressed_date', meta={'days_before': attribution_day_count()}
+) }}
 {% set attribution_seconds = (var('attribution_days') | float * 86400) | round | int %}
 
-with events as (
+{% set days = attribution_day_count() %}
+
+with reports as (
     select * from {{ ref('int_events_sessionised') }}
+    where kind = 'impression' and {{ in_window('event_date', before=days) }}
+    {%- if is_windowed() %}
+    and impression_id not in (
+        select impression_id from {{ this }} where {{ before_window('impressed_date', before=days) }}
+    )
+    {%- endif %}
+),
+
+clicks as (
+    select impression_id, occurred_at from {{ ref('int_events_sessionised') }}
+    where kind = 'click' and impression_id is not null and {{ in_window('event_date', before=days, after=days) }}
 ),
 
 -- An impression reported twice under different event ids was shown once: its first report stands.
 shown as (
     select
-        events.*,
+        reports.*,
         row_number() over (partition by impression_id order by occurred_at, event_id) as report_rank
-    from events
-    where kind = 'impression'
+    from reports
 ),
 
 windows as (
@@ -35,9 +50,8 @@ first_clicks as (
         windows.impression_id,
         min(clicks.occurred_at) as clicked_at
     from windows
-    inner join events as clicks
+    inner join clicks
         on windows.impression_id = clicks.impression_id
-        and clicks.kind = 'click'
         and clicks.occurred_at >= windows.occurred_at
         and clicks.occurred_at < windows.label_known_at
     group by windows.impression_id

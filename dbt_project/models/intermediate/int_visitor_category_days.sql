@@ -1,23 +1,16 @@
-with ratings as (
-    select
-        events.visitor_id,
-        products.category_id,
-        events.event_date as activity_date,
-        case events.kind
-            {% for kind, weight in var('implicit_weights').items() -%}
-            when '{{ kind }}' then cast({{ weight }} as {{ type_double() }})
-            {% endfor %}
-        end as weight
-    from {{ ref('int_events_sessionised') }} as events
-    inner join {{ ref('int_products') }} as products on events.product_id = products.product_id
-    where products.category_id is not null
-)
+{{ config(materialized='incremental', partition_by='activity_date') }}
 
+-- Counted by kind and weighed afterwards: whole numbers add up alike in any order.
 select
     visitor_id,
     category_id,
-    activity_date,
-    sum(weight) as weight
-from ratings
-where weight is not null
-group by visitor_id, category_id, activity_date
+    event_date as activity_date,
+    {% for kind, weight in var('implicit_weights').items() -%}
+    {{ '+ ' if not loop.first }}count(case when kind = '{{ kind }}' then 1 end) * cast({{ weight }} as {{ type_double() }})
+    {% endfor %} as weight
+from {{ ref('int_events_sessionised') }}
+where
+    implicit_weight is not null
+    and category_id is not null
+    and {{ in_window('event_date') }}
+group by visitor_id, category_id, event_date

@@ -1,6 +1,9 @@
 with activity as (
-    select banner_id, count(*) as impression_count, count(case when is_clicked then 1 end) as click_count
-    from {{ ref('int_impressions_labelled') }}
+    select
+        banner_id,
+        sum(impression_count) as impression_count,
+        sum(click_count) as click_count
+    from {{ ref('int_banner_days') }}
     group by banner_id
 )
 
@@ -10,7 +13,7 @@ select
     banners.title,
     banners.landing_category_id,
     banners.created_at,
-    coalesce(activity.impression_count, 0) as impression_count,
-    coalesce(activity.click_count, 0) as click_count
+    cast(coalesce(activity.impression_count, 0) as bigint) as impression_count,
+    cast(coalesce(activity.click_count, 0) as bigint) as click_count
 from {{ ref('stg_banners') }} as banners
 left join activity on banners.banner_id = activity.banner_id

@@ -1,3 +1,8 @@
+{% set days_before = attribution_day_count() %}
+{{ config(
+    materialized='incremental', partition_by='impressed_date', meta={'days_before': days_before}
+) }}
+
 with impressions as (
     select
         placement_id,
@@ -9,19 +14,40 @@ with impressions as (
         session_id,
         is_clicked
     from {{ ref('int_impressions_labelled') }}
+    where {{ in_window('impressed_date', before=days_before) }}
+),
+
+counts as (
+    select
+        placement_id,
+        position,
+        banner_id,
+        impressed_date,
+        arm,
+        policy,
+        count(*) as impression_count,
+        count(case when is_clicked then 1 end) as click_count,
+        count(distinct session_id) as session_count,
+        count(distinct case when is_clicked then session_id end) as clicked_session_count
+    from impressions
+    group by placement_id, position, banner_id, impressed_date, arm, policy
 )
 
 select
     placement_id,
-    position,
+    cast(position as bigint) as position,
     banner_id,
     impressed_date,
     arm,
     policy,
-    count(*) as impression_count,
-    count(case when is_clicked then 1 end) as click_count,
-    count(case when is_clicked then 1 end) / cast(count(*) as {{ type_double() }}) as click_rate,
-    count(distinct session_id) as session_count,
-    count(distinct case when is_clicked then session_id end) as clicked_session_count
-from impressions
-group by placement_id, position, banner_id, impressed_date, arm, policy
+    impression_count,
+    click_count,
+    {{ rounded(ratio('click_count', 'impression_count')) }} as click_rate,
+    {{ wilson_end('click_count', 'impression_count', '-') }} as click_rate_low,
+    {{ wilson_end('click_count', 'impression_count', '+') }} as click_rate_high,
+    session_count,
+    clicked_session_count,
+    {{ rounded(ratio('clicked_session_count', 'session_count')) }} as session_click_rate,
+    {{ wilson_end('clicked_session_count', 'session_count', '-') }} as session_click_rate_low,
+    {{ wilson_end('clicked_session_count', 'session_count', '+') }} as session_click_rate_high
+from counts

@@ -1,10 +1,10 @@
 with activity as (
     select
         product_id,
-        count(case when kind in ('page_view', 'product_view') then 1 end) as view_count,
-        count(case when kind = 'order' then 1 end) as order_count
-    from {{ ref('int_events_sessionised') }}
-    where product_id is not null
+        sum(view_count) as view_count,
+        sum(cart_count) as cart_count,
+        sum(order_count) as order_count
+    from {{ ref('int_product_days') }}
     group by product_id
 )
 
@@ -14,7 +14,8 @@ select
     products.title,
     products.price,
     products.is_available,
-    coalesce(activity.view_count, 0) as view_count,
-    coalesce(activity.order_count, 0) as order_count
+    cast(coalesce(activity.view_count, 0) as bigint) as view_count,
+    cast(coalesce(activity.cart_count, 0) as bigint) as cart_count,
+    cast(coalesce(activity.order_count, 0) as bigint) as order_count
 from {{ ref('int_products') }} as products
 left join activity on products.product_id = activity.product_id
