@@ -106,7 +106,8 @@ def fingerprint(home: Path) -> Fingerprint:
     found: Fingerprint = {}
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as connection:
         names = connection.execute(
-            "select table_schema, table_name from information_schema.tables where table_type = 'BASE TABLE'"
+            "select table_schema, table_name from information_schema.tables "
+            "where table_type = 'BASE TABLE' and table_name <> 'builds'"  # a killed build leaves its line there
         ).fetchall()
         for schema, table in names:
             query = f"select columns(c -> not regexp_matches(c, '{CLOCKS}')) from {schema}.{table}"  # noqa: S608
@@ -114,7 +115,9 @@ def fingerprint(home: Path) -> Fingerprint:
     store = home / "features" / "online.db"
     if store.exists():
         with sqlite3.connect(store) as connection:
-            for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for (table,) in connection.execute(
+                "select name from sqlite_master where type = 'table' and sql like '%entity_key%'"
+            ).fetchall():
                 columns = [row[1] for row in connection.execute(f"pragma table_info({table})")]
                 kept = ", ".join(name for name in columns if name != "created_ts")
                 found[f"online.{table}"] = _digest(connection.execute(f"select {kept} from {table}").fetchall())  # noqa: S608

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from expectations.gate_page import was_judged, write_gate_page
+from expectations.library import great_expectations
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -53,6 +54,7 @@ def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check
         checks: suites with their frames.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    great_expectations()
     from great_expectations.core.run_identifier import RunIdentifier
 
     context = _open_context(reports)
@@ -67,16 +69,12 @@ def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check
 @contextmanager
 def imported_meanwhile() -> Iterator[None]:
     """Import Great Expectations in a thread beside the block, whose queries take as long; ready when it ends."""
-    thread = Thread(target=_import, daemon=True)
+    thread = Thread(target=great_expectations, daemon=True)
     thread.start()
     try:
         yield
     finally:
         thread.join()
-
-
-def _import() -> None:
-    import great_expectations  # noqa: F401
 
 
 def describe(result: Any) -> str:
@@ -95,7 +93,7 @@ def describe(result: Any) -> str:
 
 
 def _run(context: EphemeralDataContext, check: Check, run: Any) -> Iterator[Finding]:
-    import great_expectations as gx
+    gx = great_expectations()
 
     name = check.suite.name
     suite = context.suites.add(check.suite)
@@ -118,7 +116,7 @@ def _pages(context: EphemeralDataContext, checks: Sequence[Check], run: Any) -> 
 
 
 def _open_context(reports: Path) -> EphemeralDataContext:
-    import great_expectations as gx
+    gx = great_expectations()
     from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
     config = DataContextConfig(

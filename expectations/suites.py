@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from expectations.history import MEASURES, TRAINING_MEASURES
+from expectations.library import great_expectations
 from expectations.profile import DEFECTS, OPTIONAL
 from marquee import contract
 
@@ -41,6 +42,7 @@ LAG_RISE_HOURS: Final = 24
 
 def events_suite() -> gx.ExpectationSuite:
     """Rows of ``raw.events``, in the contract's columns."""
+    great_expectations()
     from great_expectations.expectations.row_conditions import Column
 
     kind = Column("kind")
@@ -94,7 +96,7 @@ def catalogue_profile_suite() -> gx.ExpectationSuite:
 
 def training_rows_suite() -> gx.ExpectationSuite:
     """Rows of ``marts.training_rows``; that keys are unique and related, dbt's own tests prove."""
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return _suite(
         "training_rows",
@@ -149,51 +151,51 @@ def training_drift_suite() -> gx.ExpectationSuite:
 
 
 def _suite(name: str, *expectations: Expectation) -> gx.ExpectationSuite:
-    import great_expectations as gx
+    gx = great_expectations()
 
     first = gx.expectations.ExpectTableRowCountToBeBetween(min_value=1)
     return gx.ExpectationSuite(name=name, expectations=[first, *expectations])
 
 
 def _columns(table: contract.Table) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectTableColumnsToMatchOrderedList(column_list=list(table.names))
 
 
 def _not_null(column: str, where: Any = None) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectColumnValuesToNotBeNull(column=column, row_condition=where)
 
 
 def _unique(column: str) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectColumnValuesToBeUnique(column=column)
 
 
 def _in_set(column: str, values: tuple[str, ...]) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values))
 
 
 def _between(column: str, low: float, high: float | None) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high)
 
 
 def _propensity(column: str) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, max_value=1, strict_min=True)
 
 
 def _ceilings(column: str, limits: tuple[float, float]) -> tuple[Expectation, Expectation]:
     """Refuse above the second limit; warn above the first."""
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     warn_above, refuse_above = limits
     warning = gxe.ExpectColumnValuesToBeBetween(column=column, min_value=0, max_value=warn_above, severity="warning")
@@ -217,7 +219,7 @@ def _bands(column: str, limits: Limits, measures: Mapping[str, str]) -> tuple[Ex
 
 
 def _band(column: str, low: float | None, high: float | None, measures: Mapping[str, str], **more: Any) -> Expectation:
-    import great_expectations.expectations as gxe
+    gxe = great_expectations().expectations
 
     about = {"about": measures[column]}
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=low, max_value=high, meta=about, **more)

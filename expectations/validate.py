@@ -40,8 +40,9 @@ from expectations.suites import (
     training_rows_suite,
 )
 from marquee.contract import TRAINING_ROWS
-from marquee.errors import GateError, MarqueeError, NothingToDo, WarehouseBusy
+from marquee.errors import GateError, MarqueeError, NothingToDo
 from marquee.settings import Settings
+from marquee.warehouse import open_warehouse
 
 NO_TRAINING_ROWS: Final = "no training rows to check yet: run transform_events first"
 
@@ -142,15 +143,8 @@ def _training_profile(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 def _open(settings: Settings, writes: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     if not settings.warehouse.exists():
         raise NothingToDo(NO_TRAINING_ROWS)
-    try:
-        connection = duckdb.connect(str(settings.warehouse), read_only=not writes)
-    except duckdb.IOException as error:
-        kind = WarehouseBusy if "lock" in str(error) else MarqueeError
-        raise kind(f"{settings.warehouse} cannot be opened: {error}") from error
-    try:
+    with open_warehouse(settings, read_only=not writes) as connection:
         yield connection
-    finally:
-        connection.close()
 
 
 def _next_batch(settings: Settings) -> tuple[str, datetime] | None:

@@ -159,7 +159,7 @@ def _builds(settings: Settings, warehouse: duckdb.DuckDBPyConnection, last: Buil
     try:
         rows = warehouse.execute(
             "select strftime(finished_at, '%Y-%m-%d %H:%M:%S.%f'), from_date, is_full from raw.builds "
-            "where target = ? order by finished_at",
+            "where split_part(target, ':', 1) = ? and finished_at is not null order by finished_at",
             [settings.dbt_target],
         ).fetchall()
     except duckdb.CatalogException:

@@ -22,5 +22,12 @@ that a value that lies on the border between two texts does not fall to one or t
 
 {# JSON list text ["a", ...] in the order given, else of the values themselves. #}
 {% macro json_list(value, order=none) -%}
-    '[' || {{ dbt.listagg(json_text(value), "','", "order by " ~ (order or value)) }} || ']'
+    {{ return(adapter.dispatch('json_list', 'marquee')(value, order or value)) }}
+{%- endmacro %}
+{% macro default__json_list(value, order) -%}
+    '[' || {{ dbt.listagg(json_text(value), "','", "order by " ~ order) }} || ']'
+{%- endmacro %}
+{# The same text a third sooner: a session's products are a million short lists. #}
+{% macro duckdb__json_list(value, order) -%}
+    cast(to_json(list({{ value }} order by {{ order }})) as varchar)
 {%- endmacro %}

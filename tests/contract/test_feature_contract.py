@@ -248,6 +248,7 @@ def test_api_and_sources_draw_the_same_borders(field: str, value: Any, is_right:
 ROUTES = {
     "/v1/banners/recommend": (schemas.RecommendRequest, schemas.RecommendResponse),
     "/v1/events": (schemas.Events, schemas.Accepted),
+    "/v1/visitors/features": (schemas.VisitorRequest, schemas.VisitorFeatures),
     "/v1/model": (None, schemas.Running),
 }
 JSON_TYPES = {"string": "string", "int": "integer", "float": "number", "bool": "boolean", "timestamp": "string"}
@@ -291,11 +292,11 @@ def test_openapi_has_the_routes_with_the_models_fields(openapi: dict[str, Any]) 
             event = {"$ref": "#/components/schemas/Event"}
             assert asked["oneOf"] == [event, {"type": "array", "items": event}]
         else:
-            assert asked["properties"] == {}
-    for model in (schemas.RecommendedBanner, schemas.RequestContext):
+            assert set(asked["properties"]) == set(request.model_fields if request else ())
+    for model in (schemas.RecommendedBanner, schemas.RequestContext, schemas.Session):
         assert set(component(openapi, model)["properties"]) == set(model.model_fields)
         compared += len(model.model_fields)
-    assert compared == 5 + 4 + 1 + 6 + 8 + 3
+    assert compared == 5 + 4 + 1 + 5 + 6 + 8 + 3 + len(contract.SESSION_FEATURES.columns) - 1
 
 
 def test_openapi_event_is_the_events_table(openapi: dict[str, Any]) -> None:

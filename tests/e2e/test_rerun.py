@@ -86,8 +86,14 @@ class Run:
 
 
 def tables(home: Path, schema: str) -> dict[str, list[str]]:
-    """Every row of every table of a schema, in one order; when a batch was loaded is the clock's, not ours."""
-    names = "select table_name from information_schema.tables where table_schema = ? and table_type = 'BASE TABLE'"
+    """Every row of every table of a schema, in one order; when a batch was loaded is the clock's, not ours.
+
+    Left out is what tells of runs and not of data: each build, and the training rows that a gate accepted last.
+    """
+    names = (
+        "select table_name from information_schema.tables where table_schema = ? and table_type = 'BASE TABLE' "
+        "and table_name not in ('builds', 'training_profiles')"
+    )
     query = "select columns(lambda name: name <> 'loaded_at') from {}.{}"
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as connection:
         found = [name for (name,) in connection.execute(names, [schema]).fetchall()]
@@ -98,7 +104,9 @@ def tables(home: Path, schema: str) -> dict[str, list[str]]:
 def online(home: Path) -> dict[str, list[str]]:
     """What the online store serves, by view; when a value was written is the clock's."""
     with sqlite3.connect(home / "features" / "online.db") as connection:
-        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        views = "select name from sqlite_master where type = 'table' and sql like '%entity_key%'"
+        names = [name for (name,) in connection.execute(views)]
+        assert len(names) == len(contract.MART_TABLES) - 3
         query = "select entity_key, feature_name, value, event_ts from {}"
         return {name: sorted(map(repr, connection.execute(query.format(name)).fetchall())) for name in names}
 

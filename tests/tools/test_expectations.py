@@ -10,6 +10,7 @@ import pytest
 
 from expectations import history, profile, suites
 from expectations.gate_page import was_judged
+from expectations.library import great_expectations
 from marquee import contract
 
 pytestmark = pytest.mark.tools
@@ -242,9 +243,7 @@ PROFILES = [name for name in SUITES if name not in ("events", "training_rows")]
 
 @pytest.fixture(scope="module")
 def gx_context() -> Any:
-    import great_expectations as gx
-
-    context = gx.get_context(mode="ephemeral")
+    context = great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     return context
 
