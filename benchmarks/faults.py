@@ -110,7 +110,7 @@ def fingerprint(home: Path) -> Fingerprint:
             "where table_type = 'BASE TABLE' and table_name <> 'builds'"  # a killed build leaves its line there
         ).fetchall()
         for schema, table in names:
-            query = f"select columns(c -> not regexp_matches(c, '{CLOCKS}')) from {schema}.{table}"  # noqa: S608
+            query = f"select columns(lambda c: not regexp_matches(c, '{CLOCKS}')) from {schema}.{table}"  # noqa: S608
             found[f"{schema}.{table}"] = _digest(connection.execute(query).fetchall())
     store = home / "features" / "online.db"
     if store.exists():

@@ -49,7 +49,7 @@ def test_licences_are_those_of_the_installed_packages() -> None:
         if name == "hatchling":  # builds the wheel; not installed beside it
             continue
         package = metadata(re.sub(r"\[.*", "", name))
-        stated = [package["License-Expression"], package["License"], *(package.get_all("Classifier") or [])]
+        stated = [package.get("License-Expression"), package.get("License"), *(package.get_all("Classifier") or [])]
         stated = [text for text in stated if text and (text in stated[:2] or text.startswith("License"))]
         family = re.split(r"[ -]", licence.strip())[0]
         assert any(family in text for text in stated), f"{name}: {licence} is not in {[text[:60] for text in stated]}"
