@@ -33,8 +33,8 @@ def environment(**settings: object) -> dict[str, str]:
     return inherited | {f"MARQUEE_{name.upper()}": str(value) for name, value in settings.items()}
 
 
-def marquee(*words: str, home: Path, **settings: object) -> Measured:
-    """Run a verb to its end.
+def marquee(*words: str, home: Path, may_refuse: bool = False, **settings: object) -> Measured:
+    """Run a verb to its end; ``may_refuse`` lets it end with 1, as a gate does that refuses something.
 
     Raises:
         RuntimeError: it failed; the message holds what it wrote to stderr.
@@ -55,7 +55,7 @@ def marquee(*words: str, home: Path, **settings: object) -> Measured:
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - since
         assert child.stderr is not None
-        if child.returncode:
+        if child.returncode not in ((0, 1) if may_refuse else (0,)):
             raise RuntimeError(f"marquee {' '.join(words)}: {child.stderr.read()[-2000:]}")
     return Measured(seconds, peak / 1e9)
 
