@@ -91,20 +91,31 @@ def test_files_without_rows_are_passed_over_unless_none_has_any(tmp_path: Path) 
     assert len(list(read_all([bare, _write(tmp_path / "e.csv", b"id,price\n1\n")], read))) == 1
 
 
+# Named, for a gzip header holds the time it was written: two test processes would collect different names.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a.csv is empty"),
-        (b"\xef\xbb\xbf\n\n", "a.csv is empty"),
-        (gzip.compress(b""), "a.csv is empty"),
-        (b"id,price\n\n", "a.csv has a header but no rows"),
-        (b"id,cost\n1,2\n", "column 'price' is missing; found: id, cost"),
-        (b"id,price,id\n1,2,3\n", "column 'id' appears twice; found: id, price, id"),
-        (b"i\xffd\n1\n", "line 1: no header can be read, not UTF-8: byte 0xff at position 2"),
-        (b'"id,price\n1,2\n', "line 1: no header can be read, fields cannot be told apart"),
-        (gzip.compress(b"id,price\n1,2\n" * 99)[:-9], "is a truncated or corrupt gzip file"),
-        (gzip.compress(b"id,price\n1,2\n")[:-8] + b"12345678", "is a truncated or corrupt gzip file"),
-        (b"\x1f\x8bnot gzip", "is a truncated or corrupt gzip file"),
+        pytest.param(b"", "a.csv is empty", id="nothing"),
+        pytest.param(b"\xef\xbb\xbf\n\n", "a.csv is empty", id="blank"),
+        pytest.param(gzip.compress(b""), "a.csv is empty", id="gzip of nothing"),
+        pytest.param(b"id,price\n\n", "a.csv has a header but no rows", id="header alone"),
+        pytest.param(b"id,cost\n1,2\n", "column 'price' is missing; found: id, cost", id="missing column"),
+        pytest.param(b"id,price,id\n1,2,3\n", "column 'id' appears twice; found: id, price, id", id="column twice"),
+        pytest.param(
+            b"i\xffd\n1\n", "line 1: no header can be read, not UTF-8: byte 0xff at position 2", id="header not utf-8"
+        ),
+        pytest.param(
+            b'"id,price\n1,2\n', "line 1: no header can be read, fields cannot be told apart", id="open quote"
+        ),
+        pytest.param(
+            gzip.compress(b"id,price\n1,2\n" * 99)[:-9], "is a truncated or corrupt gzip file", id="gzip cut short"
+        ),
+        pytest.param(
+            gzip.compress(b"id,price\n1,2\n")[:-8] + b"12345678",
+            "is a truncated or corrupt gzip file",
+            id="gzip checksum",
+        ),
+        pytest.param(b"\x1f\x8bnot gzip", "is a truncated or corrupt gzip file", id="gzip in name only"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_a_whole(tmp_path: Path, content: bytes, message: str) -> None:
