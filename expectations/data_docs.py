@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import great_expectations as gx
     from great_expectations.data_context import EphemeralDataContext
 
+LOG: Final = logging.getLogger("marquee.gates")
 SITE: Final = "data_docs"
 SHOWN_RUNS: Final = 500
 """Latest validations that the index page lists; pages of older ones stay on disk."""
@@ -44,8 +46,14 @@ class Finding:
     text: str
 
 
-def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check]) -> list[Finding]:
-    """Ask every expectation and rebuild ``reports/gates.html`` and ``reports/data_docs/index.html``.
+def run_checks(
+    reports: Path, subject: str, at: datetime, checks: Sequence[Check]
+) -> tuple[list[Finding], Callable[[], None]]:
+    """Ask every expectation.
+
+    Returns:
+        What each one found, and what rebuilds ``reports/gates.html`` and ``reports/data_docs/index.html``: to be called
+        once the gate's decision is kept. It never raises, for no page may stop a gate.
 
     Args:
         reports: folder that keeps validation results and data docs.
@@ -60,10 +68,7 @@ def run_checks(reports: Path, subject: str, at: datetime, checks: Sequence[Check
     context = _open_context(reports)
     run = RunIdentifier(run_name=subject, run_time=at)
     findings = [finding for check in checks for finding in _run(context, check, run)]
-    # Only this run's pages and the index: all pages anew would cost more with each batch there ever was.
-    context.build_data_docs(resource_identifiers=_pages(context, checks, run))
-    write_gate_page(reports)
-    return findings
+    return findings, lambda: _publish(context, reports, checks, run)
 
 
 @contextmanager
@@ -92,6 +97,16 @@ def describe(result: Any) -> str:
     return f"{where}: {_observed(seen, result.exception_info)}, which breaks {config.type}({limits})"
 
 
+def _publish(context: EphemeralDataContext, reports: Path, checks: Sequence[Check], run: Any) -> None:
+    try:
+        write_gate_page(reports)
+        # Only this run's pages and the index: all pages anew would cost more with each batch there ever was.
+        context.build_data_docs(resource_identifiers=_pages(context, checks, run))
+    except Exception as error:
+        # A full disk, or whatever the renderers make of an old result: the decision stands and the work goes on.
+        LOG.warning("the gate has decided, but its pages in %s were not written: %s", reports, error)
+
+
 def _run(context: EphemeralDataContext, check: Check, run: Any) -> Iterator[Finding]:
     gx = great_expectations()
 
@@ -111,7 +126,7 @@ def _run(context: EphemeralDataContext, check: Check, run: Any) -> Iterator[Find
 def _pages(context: EphemeralDataContext, checks: Sequence[Check], run: Any) -> list[Any]:
     from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier
 
-    keys = [key for key in context.validation_results_store.list_keys() if key.run_id.run_name == run.run_name]
+    keys = [key for key in context.validation_results_store.list_keys() if key.run_id == run]
     return keys + [ExpectationSuiteIdentifier(check.suite.name) for check in checks]
 
 

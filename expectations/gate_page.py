@@ -27,7 +27,7 @@ The same by Great Expectations: <a href="data_docs/index.html">data docs</a> (it
 def write_gate_page(reports: Path) -> Path:
     """Write ``reports/gates.html`` from the kept validation results."""
     paths = sorted((reports / "validations").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    shown = [_validation(json.loads(path.read_text(encoding="utf-8"))) for path in paths[:SHOWN]]
+    shown = [_shown(path, reports / "validations") for path in paths[:SHOWN]]
     page = reports / "gates.html"
     page.write_text(PAGE.format(count=len(paths), validations="\n".join(shown)), encoding="utf-8")
     return page
@@ -37,6 +37,14 @@ def was_judged(seen: dict[str, Any] | None) -> bool:
     """Whether an expectation met any value; of none, everything holds."""
     count = (seen or {}).get("element_count")
     return count is None or (seen or {}).get("missing_count", 0) < count
+
+
+def _shown(path: Path, folder: Path) -> str:
+    try:
+        return _validation(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        name = html.escape(path.relative_to(folder).as_posix())
+        return f'<p class="unjudged">{name} cannot be read: a run was killed while it wrote this result</p>'
 
 
 def _validation(result: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import duckdb
 import pandas as pd
 
 from marquee import contract
+from marquee.erasures import ERASED
 
 SAMPLE_ROWS: Final = 50_000
 """Most rows of a table that become a frame: they give examples, the counts are exact."""
@@ -109,24 +110,14 @@ def profile_events(connection: duckdb.DuckDBPyConnection, batch_id: str, days: p
 
 
 def profile_catalogue(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataFrame:
-    """One row: all records of a batch, duplicates of earlier batches included, and counts of catalogue defects."""
-    duplicates = " + ".join(
-        f"(select count(*) - count(distinct row({', '.join(table.key)})) "
-        f"from raw.{table.name} where batch_id = $batch_id)"
-        for table in CATALOGUE
-    )
-    stored = " + ".join(f"(select count(*) from raw.{name} where batch_id = $batch_id)" for name in contract.RAW_TABLES)
-    query = f"""
-    select
-        greatest({stored}, (
-            select coalesce(sum(loaded + duplicate), 0) from raw.batch_tables where batch_id = $batch_id
-        ))::bigint as row_count,
-        ({duplicates})::bigint as duplicate_key_count,
-        (select count(*) from raw.products where batch_id = $batch_id and price < 0) as negative_price_count,
-        (select count(*) from raw.campaigns where batch_id = $batch_id and ends_at <= starts_at)
-            as reversed_campaign_count
+    """One row: all of a batch, with what the loader set aside or folded, and counts of catalogue defects.
+
+    ``row_count`` has duplicates of earlier batches and rows of forgotten visitors in it: a batch of them alone is not
+    empty. Rows of forgotten visitors are in no share; a share of nothing is empty.
     """
-    return connection.execute(query, {"batch_id": batch_id}).df()
+    bound = {"batch_id": batch_id, "repeated": _repeated_events(connection, batch_id)}
+    shares = dict.fromkeys(("rejected_row_share", "repeated_event_share"), float)
+    return connection.execute(_CATALOGUE, bound).df().astype(shares)
 
 
 def profile_training_rows(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
@@ -160,6 +151,16 @@ def share(part: float, whole: float) -> float | None:
 def _one_row(values: dict[str, Any]) -> pd.DataFrame:
     # An empty share is NaN, not None: Great Expectations compares a column of objects as text.
     return pd.DataFrame([{name: float("nan") if v is None else v for name, v in values.items()}])
+
+
+def _repeated_events(connection: duckdb.DuckDBPyConnection, batch_id: str) -> int:
+    """Events that the loader folded, for another of the same batch has their id."""
+    try:
+        query = "select event_count from raw.batch_repeats where batch_id = ?"
+        row = connection.execute(query, [batch_id]).fetchone()
+    except duckdb.CatalogException:  # no batch ever had any
+        return 0
+    return int(row[0]) if row else 0
 
 
 def _duplicate_events(connection: duckdb.DuckDBPyConnection, batch_id: str) -> int:
@@ -203,6 +204,36 @@ from raw.events
 where batch_id = $batch_id
 group by all
 order by all
+"""
+
+_REPEATED_KEYS: Final = " + ".join(
+    f"(select count(*) - count(distinct row({', '.join(table.key)})) from raw.{table.name} where batch_id = $batch_id)"
+    for table in CATALOGUE
+)
+_STORED: Final = " + ".join(
+    f"(select count(*) from raw.{name} where batch_id = $batch_id)" for name in contract.RAW_TABLES
+)
+_CATALOGUE: Final = f"""
+with books as (
+    select
+        coalesce(sum(loaded + duplicate), 0) as records,
+        coalesce(sum(read) filter (not is_derived), 0) as read,
+        coalesce(sum(quarantined) filter (not is_derived), 0) as rejected,
+        coalesce(sum(loaded + duplicate) filter (table_name = '{contract.EVENTS.name}'), 0) as events
+    from raw.batch_tables where batch_id = $batch_id
+),
+forgotten as (
+    select count(*) as erased from raw.rejected_rows where batch_id = $batch_id and reason = '{ERASED}'
+)
+select
+    (greatest({_STORED}, records) + erased)::bigint as row_count,
+    (rejected - erased) / nullif(read - erased, 0) as rejected_row_share,
+    $repeated / nullif(events, 0) as repeated_event_share,
+    ({_REPEATED_KEYS})::bigint as duplicate_key_count,
+    (select count(*) from raw.products where batch_id = $batch_id and price < 0) as negative_price_count,
+    (select count(*) from raw.campaigns where batch_id = $batch_id and ends_at <= starts_at)
+        as reversed_campaign_count
+from books, forgotten
 """
 
 _CLICKED: Final = """

@@ -27,6 +27,8 @@ UNKNOWN_BANNER_SHARE: Final = (0.01, 0.2)
 UNMATCHED_CLICK_SHARE: Final = (0.05, 0.5)
 CLICK_RATE: Final = (0.5, 0.9)
 GAP_DAYS: Final = (7, 365)
+REJECTED_ROW_SHARE: Final = (0.01, 0.5)
+REPEATED_EVENT_SHARE: Final = (0.05, 0.5)
 KIND_SHIFT: Final = (0.15, 0.5)
 MISSING_RISE: Final = (0.1, 0.5)
 UNKNOWN_DEVICE_SHIFT: Final = (0.1, 0.5)
@@ -88,6 +90,8 @@ def catalogue_profile_suite() -> gx.ExpectationSuite:
     return _suite(
         "catalogue_profile",
         _between("row_count", 1, None),
+        *_ceilings("rejected_row_share", REJECTED_ROW_SHARE),
+        *_ceilings("repeated_event_share", REPEATED_EVENT_SHARE),
         _between("duplicate_key_count", 0, 0),
         _between("negative_price_count", 0, 0),
         _between("reversed_campaign_count", 0, 0),

@@ -86,12 +86,13 @@ def check_raw(
         if verdicts and verdicts[-1].subject == batch_id:
             raise MarqueeError(f"batch {batch_id} still waits for the gate that has just decided on it")
         checks, unjudged = _raw_checks(settings, batch_id, loaded_at)
-        verdict = _verdict(batch_id, settings, loaded_at, checks, unjudged)
+        verdict, publish = _judge(batch_id, settings, loaded_at, checks, unjudged)
         verdicts.append(verdict)
         if verdict.passed:
             admit(batch_id)
         else:
             quarantine(batch_id, "; ".join(verdict.failures))
+        publish()
     _raise_if_refused(verdicts)
     return verdicts
 
@@ -115,10 +116,12 @@ def check_training_rows(settings: Settings) -> Verdict:
     unjudged = () if len(accepted) else ("drift: no history yet, no training rows were accepted before",)
     latest = value(profile, "impressed_at_max")
     at = datetime(1970, 1, 1) if pd.isna(latest) else latest.to_pydatetime()
-    verdict = _verdict(TRAINING_ROWS.name, settings, at, checks, unjudged)
+    verdict, publish = _judge(TRAINING_ROWS.name, settings, at, checks, unjudged)
+    if verdict.passed:
+        with _open(settings, writes=True) as connection:
+            keep_training(connection, profile)
+    publish()
     _raise_if_refused([verdict])
-    with _open(settings, writes=True) as connection:
-        keep_training(connection, profile)
     return verdict
 
 
@@ -179,10 +182,11 @@ def _raw_checks(settings: Settings, batch_id: str, loaded_at: datetime) -> tuple
     return checks, () if known >= LEAST_DAYS else (why,)
 
 
-def _verdict(
+def _judge(
     subject: str, settings: Settings, at: datetime, checks: Sequence[Check], unjudged: tuple[str, ...]
-) -> Verdict:
-    findings = run_checks(settings.reports, subject, at, checks)
+) -> tuple[Verdict, Callable[[], None]]:
+    """The verdict, and what shows it; see ``run_checks``."""
+    findings, publish = run_checks(settings.reports, subject, at, checks)
     failed = [finding for finding in findings if finding.failed]
     failures = tuple(finding.text for finding in failed if finding.is_critical)
     refused = {finding.column for finding in failed if finding.is_critical}
@@ -190,7 +194,7 @@ def _verdict(
     warnings = tuple(f.text for f in failed if not f.is_critical and f.column not in refused)
     rows = int(value(checks[0].frame, "row_count"))
     judged = sum(finding.is_judged for finding in findings)
-    return Verdict(subject, not failures, rows, judged, failures, warnings, unjudged)
+    return Verdict(subject, not failures, rows, judged, failures, warnings, unjudged), publish
 
 
 def _raise_if_refused(verdicts: Sequence[Verdict]) -> None:

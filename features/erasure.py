@@ -1,38 +1,41 @@
-"""Taking a person out of the feature store: offline files, training set, online rows and sessions."""
+"""Taking a person out of the feature store: offline files, training set, online rows and sessions.
+
+What there is decides, not which store is in use now: a file that exists and a Valkey that has an address are cleaned.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any, Final
 
 from marquee.errors import MarqueeError, SettingsError
 from marquee.parquet import rewrite_parquet, rows_of
 from marquee.person import Person
 from marquee.settings import Settings
+from marquee.sqlite import BUSY_SECONDS, erase_from_sqlite
 
 PROJECT: Final = b"marquee"
 """Feast's project, behind each of its keys in Valkey."""
-BUSY_SECONDS: Final = 30
 
 
 def erase_offline(settings: Settings, person: Person) -> int:
-    """Rewrite the offline files and the training set without a person's rows; returns the rows."""
-    mask = rows_of(person)
-    return sum(rewrite_parquet(file, mask) for file in sorted(settings.features.rglob("*.parquet")))
+    """Rewrite the offline files and the training set without a person; returns the rows and texts.
+
+    Raises:
+        MarqueeError: a file cannot be read.
+    """
+    (settings.features / "training_set.partial").unlink(missing_ok=True)  # what a killed join left
+    files = sorted(settings.features.rglob("*.parquet"))
+    return sum(sum(rewrite_parquet(file, rows_of(person), person)) for file in files)
 
 
 def erase_online(settings: Settings, person: Person) -> int:
-    """Delete a person's features from the online store; returns the rows (SQLite) or keys (Valkey).
+    """Delete a person's features from the online stores; returns the rows (SQLite) and keys (Valkey).
 
     Raises:
-        MarqueeError: the store cannot be reached, or is never free.
+        MarqueeError: a store cannot be reached, or is never free.
     """
-    if settings.online_store == "valkey":
-        with _valkey(settings) as client:
-            return int(client.delete(_entity_key(person) + PROJECT))
-    return _erase_from_file(settings.features / "online.db", person)
+    erased = erase_from_sqlite(settings.features / "online.db", person, {"entity_key": _entity_key(person)})
+    return erased + _delete_from_valkey(settings, _entity_key(person) + PROJECT)
 
 
 def erase_exports(settings: Settings, person: Person) -> int:
@@ -41,60 +44,37 @@ def erase_exports(settings: Settings, person: Person) -> int:
     Raises:
         MarqueeError: the record is never free.
     """
-    return _erase_from_file(settings.features / "exports.db", person)
+    return erase_from_sqlite(settings.features / "exports.db", person, {"entity": person.visitor_id})
 
 
 def erase_sessions(settings: Settings, person: Person) -> int:
-    """Forget what a person did last; 1 when there was something to forget.
+    """Forget what a person did last; returns the stores that had something to forget.
 
     Raises:
-        MarqueeError: the store cannot be reached.
+        MarqueeError: a store cannot be reached, or is never free.
     """
-    if settings.online_store == "sqlite" and not (settings.features / "sessions.sqlite").exists():
-        return 0
-    from features.session_store import open_session_store
-
-    store = open_session_store(settings)
-    try:
-        return int(store.erase(person.visitor_id))
-    finally:
-        store.close()
+    # A running service writes here: it overwrites what it deletes, so the file needs not be written anew.
+    file, key = settings.features / "sessions.sqlite", {"visitor_id": person.visitor_id}
+    return erase_from_sqlite(file, person, key, compact=False) + _delete_from_valkey(settings, _session_key(person))
 
 
 def count_online(settings: Settings, person: Person) -> int:
-    """A person's keys in Valkey; SQLite's files are searched where they lie.
+    """A person's keys in Valkey, where it has an address; SQLite's files are searched where they lie.
 
     Raises:
         MarqueeError: Valkey cannot be reached.
     """
-    if settings.online_store != "valkey":
+    if not _has_valkey(settings):
         return 0
-    from features.session_store import ValkeySessions
-
     with _valkey(settings) as client:
-        return int(client.exists(_entity_key(person) + PROJECT, ValkeySessions.PREFIX.encode() + person.encoded))
+        return int(client.exists(_entity_key(person) + PROJECT, _session_key(person)))
 
 
-def _erase_from_file(path: Path, person: Person) -> int:
-    """Delete a person's rows from a SQLite file and leave no copy of them in it."""
-    if not path.exists():
+def _delete_from_valkey(settings: Settings, key: bytes) -> int:
+    if not _has_valkey(settings):
         return 0
-    names = {"entity_key": _entity_key(person), "entity": person.visitor_id}
-    try:
-        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            connection.execute("pragma secure_delete = on").fetchall()
-            erased = 0
-            for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
-                columns = [row[1] for row in connection.execute(f'pragma table_info("{table}")')]
-                for column in names.keys() & set(columns):
-                    query = f'delete from "{table}" where {column} = ?'  # noqa: S608 - the database's own names
-                    erased += connection.execute(query, [names[column]]).rowcount
-            # Rows that were replaced earlier left copies behind that no deletion reaches.
-            connection.execute("vacuum")
-            connection.execute("pragma wal_checkpoint(truncate)").fetchall()
-            return erased
-    except sqlite3.Error as error:
-        raise MarqueeError(f"{path}: {error}; run the same command again") from error
+    with _valkey(settings) as client:
+        return int(client.delete(key))
 
 
 def _entity_key(person: Person) -> bytes:
@@ -105,12 +85,26 @@ def _entity_key(person: Person) -> bytes:
     return entity_keys(pa.array([person.visitor_id]), "visitor_id")[0]
 
 
+def _session_key(person: Person) -> bytes:
+    from features.session_store import ValkeySessions
+
+    return ValkeySessions.PREFIX.encode() + person.encoded
+
+
+def _has_valkey(settings: Settings) -> bool:
+    if settings.valkey_url is None and settings.online_store == "valkey":
+        raise SettingsError("setting valkey_url is missing, which online_store = valkey needs")
+    return settings.valkey_url is not None
+
+
 def _valkey(settings: Settings) -> Any:
     import redis
 
-    if settings.valkey_url is None:
-        raise SettingsError("setting valkey_url is missing, which online_store = valkey needs")
-    return _Client(redis.Redis.from_url(settings.valkey_url.get_secret_value(), socket_timeout=BUSY_SECONDS))
+    assert settings.valkey_url is not None
+    try:
+        return _Client(redis.Redis.from_url(settings.valkey_url.get_secret_value(), socket_timeout=BUSY_SECONDS))
+    except ValueError:
+        raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
 
 
 class _Client:
@@ -127,4 +121,7 @@ class _Client:
 
         self._client.close()
         if isinstance(error, redis.RedisError | OSError):
-            raise MarqueeError(f"valkey: {error}") from None
+            raise MarqueeError(
+                f"valkey: {error}; start it, or take valkey_url out of the settings if nothing of this installation "
+                "is there"
+            ) from None

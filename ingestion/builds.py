@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -17,9 +17,10 @@ from marquee.errors import MarqueeError
 _BOOKS: Final = """
 create table if not exists raw.builds (
     build_id bigint primary key, target varchar not null, from_date date, to_date date, is_full boolean not null,
-    vars_hash varchar not null, started_at timestamp not null, finished_at timestamp);
+    vars_hash varchar not null, started_at timestamp not null, finished_at timestamp, covers_pending boolean);
 create table if not exists raw.built_batches (
-    target varchar not null, batch_id varchar not null, loaded bigint not null, primary key (target, batch_id));
+    target varchar not null, batch_id varchar not null, loaded bigint not null, build_id bigint not null,
+    primary key (target, batch_id));
 """
 
 _ADMITTED: Final = """
@@ -63,6 +64,8 @@ class Build:
     """Whether afterwards nothing that is admitted now remains to be built."""
     has_catalogue: bool = True
     """Whether anything but events may have changed."""
+    admitted: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
+    """The batches admitted when the build was planned, with their rows; what is admitted later is not built by it."""
 
     @property
     def window(self) -> tuple[date, date] | None:
@@ -92,34 +95,50 @@ def next_build(connection: duckdb.DuckDBPyConnection, target: str, vars_hash: st
         "select min(occurred_at)::date, max(occurred_at)::date from raw.events "
         "where batch_id in (select batch_id from raw.batches where status = 'admitted')"
     ).fetchone()
+    admitted = tuple(connection.execute(_ADMITTED).fetchall())
     if asked.full_refresh or newest is None or _must_be_full(connection, target, vars_hash):
-        return Build(oldest, newest, is_full=True)
+        return Build(oldest, newest, is_full=True, admitted=admitted)
     due = _first_day_due(connection, target, newest)
     if not (asked.from_date or asked.to_date):
-        return Build(due, newest, is_full=False, has_catalogue=_has_catalogue(connection)) if due else None
+        has_catalogue = _has_catalogue(connection)
+        return Build(due, newest, is_full=False, has_catalogue=has_catalogue, admitted=admitted) if due else None
     first, last = max(asked.from_date or due or oldest, oldest), min(asked.to_date or newest, newest)
     if first > last:
         raise MarqueeError(f"nothing to build from {first} to {last}: there are events from {oldest} to {newest}")
-    return Build(first, last, is_full=False, covers_pending=due is None or (first <= due and last == newest))
+    covers_pending = due is None or (first <= due and last == newest)
+    return Build(first, last, is_full=False, covers_pending=covers_pending, admitted=admitted)
 
 
 def start_build(connection: duckdb.DuckDBPyConnection, target: str, vars_hash: str, build: Build) -> int:
     """Note that a build begins; returns its number. One that never ends is made up for by the next."""
     started_at = datetime.now(UTC).replace(tzinfo=None)
     row = connection.execute(
-        "insert into raw.builds select coalesce(max(build_id), 0) + 1, ?, ?, ?, ?, ?, ?, null from raw.builds "
+        "insert into raw.builds select coalesce(max(build_id), 0) + 1, ?, ?, ?, ?, ?, ?, null, ? from raw.builds "
         "returning build_id",
-        [target, build.from_date, build.to_date, build.is_full, vars_hash, started_at],
+        [target, build.from_date, build.to_date, build.is_full, vars_hash, started_at, build.covers_pending],
     ).fetchone()
     return int(row[0])
 
 
 def finish_build(connection: duckdb.DuckDBPyConnection, build_id: int, target: str, build: Build) -> None:
-    """Note that a build ended well, and which batches are built by it."""
+    """Note that a build ended well, and which batches are built by it: the first build of each stands beside it."""
     with transaction(connection):
         if build.covers_pending:
-            connection.execute("delete from raw.built_batches where target = ?", [target])
-            connection.execute(f"insert into raw.built_batches select ?, batch_id, loaded from ({_ADMITTED})", [target])
+            # Not what is admitted by now: a batch that was admitted while dbt ran may have been missed.
+            planned = {"ids": [batch_id for batch_id, _ in build.admitted], "loaded": [n for _, n in build.admitted]}
+            connection.execute(
+                "create or replace temp table covered as "
+                "select unnest($ids)::varchar as batch_id, unnest($loaded)::bigint as loaded",
+                planned,
+            )
+            connection.execute(
+                "delete from raw.built_batches where target = ? and (batch_id, loaded) not in (from covered)", [target]
+            )
+            connection.execute(
+                "insert into raw.built_batches select $target, batch_id, loaded, $build_id from covered "
+                "where batch_id not in (select batch_id from raw.built_batches where target = $target)",
+                {"target": target, "build_id": build_id},
+            )
         finished_at = datetime.now(UTC).replace(tzinfo=None)
         connection.execute("update raw.builds set finished_at = ? where build_id = ?", [finished_at, build_id])
 
@@ -154,8 +173,10 @@ def _first_day_due(connection: duckdb.DuckDBPyConnection, target: str, newest: d
         "(select max(build_id) from raw.builds where finished_at is not null)",
         bound,
     ).fetchone()
+    # A build asked for may have begun after days that were due; those are due still.
     (until,) = connection.execute(
-        "select max(to_date) from raw.builds where target = $target and finished_at is not null", bound
+        "select max(to_date) from raw.builds where target = $target and finished_at is not null and covers_pending",
+        bound,
     ).fetchone()
     connection.execute(f"create or replace temp table pending as {_PENDING}", bound)
     (pending,) = connection.execute("select count(*) from pending").fetchone()

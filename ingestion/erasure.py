@@ -1,7 +1,8 @@
 """Taking people out of the event log, the quarantine and the warehouse, so that every batch's books still balance.
 
 What the log loses it keeps count of: an erased record is one more rejected row with the reason ``erased`` and no
-text, an erased line of a stream is as many blanks, so that byte offsets hold and the writer may go on.
+text, an erased line of a stream is as many blanks, so that byte offsets hold and the writer may go on. Where others'
+rows mention a person, stars stand for the id.
 """
 
 from __future__ import annotations
@@ -9,100 +10,29 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ingestion.event_log import MANIFEST, REJECTED, Manifest, Segment, read_manifest
-from ingestion.event_stream import StreamPart, parse_event, sync
+from ingestion.event_log import (
+    MANIFEST,
+    REJECTED,
+    Manifest,
+    Segment,
+    clear_staging,
+    read_manifest,
+    rejected_lines,
+)
+from ingestion.event_stream import StreamPart, parse_event, pending_part, sync
+from ingestion.forgotten import Erasable, Forgotten, OnePerson
 from marquee.erasures import ERASED, Tombstones
-from marquee.parquet import RowMask, rewrite_parquet, rows_of
-from marquee.person import PERSON_COLUMNS, Person
+from marquee.parquet import rewrite_parquet, rows_of
+from marquee.person import Person
 from marquee.settings import Settings
-
-
-class Erasable(Protocol):
-    """Whose rows and lines must go."""
-
-    @property
-    def rows(self) -> RowMask:
-        """Marks records that must go."""
-        ...
-
-    def in_event(self, event: dict[str, Any]) -> bool:
-        """Whether an event must go."""
-        ...
-
-    def in_text(self, text: str) -> bool:
-        """Whether a line that could not be read names them."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class OnePerson:
-    """Everything of one person, whenever it happened."""
-
-    person: Person
-
-    @property
-    def rows(self) -> RowMask:
-        """See ``Erasable``."""
-        return rows_of(self.person)
-
-    def in_event(self, event: dict[str, Any]) -> bool:
-        """See ``Erasable``."""
-        return any(event.get(name) == self.person.visitor_id for name in PERSON_COLUMNS)
-
-    def in_text(self, text: str) -> bool:
-        """See ``Erasable``; a field of a line is enough, for nothing else is lost with such a line."""
-        return self.person.visitor_id in _fields(text) or self.person.count(text.encode("utf-8", "replace")) > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What people did up to the moment at which they were forgotten; they may have come back since."""
-
-    tombstones: Tombstones
-
-    @property
-    def rows(self) -> RowMask:
-        """See ``Erasable``."""
-        return self._mask
-
-    def in_event(self, event: dict[str, Any]) -> bool:
-        """See ``Erasable``."""
-        ids = [event.get(name) for name in PERSON_COLUMNS]
-        known = self.tombstones.among(one for one in ids if isinstance(one, str))
-        return any(event["occurred_at"] <= until for until in known.values())
-
-    def in_text(self, text: str) -> bool:
-        """See ``Erasable``."""
-        return bool(self.tombstones.among(_fields(text)))
-
-    def _mask(self, rows: pa.RecordBatch) -> pa.BooleanArray:
-        found: Any = pa.array([False] * rows.num_rows, pa.bool_())
-        for name in PERSON_COLUMNS:
-            if name in rows.schema.names and "occurred_at" in rows.schema.names:
-                ids = rows.column(name)
-                known = self.tombstones.among(pc.unique(ids).to_pylist())
-                for visitor_id, until in known.items():
-                    theirs = pc.fill_null(pc.equal(ids, visitor_id), False)
-                    before = pc.less_equal(rows.column("occurred_at"), pa.scalar(until, pa.timestamp("us")))
-                    found = pc.or_(found, pc.and_(theirs, before))
-        return found
-
-
-def _fields(text: str) -> set[str]:
-    """What could be an id in a line of CSV or JSON."""
-    return {field.strip() for field in re.split(r"[,;|\t\"']", text)} | set(re.split(r"[^\w.@-]+", text))
-
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
@@ -113,14 +43,12 @@ def erase_from_batch(folder: Path, whose: Erasable) -> int:
     Killed anywhere and run again it ends the same: what a file lacks beside the manifest is what was erased.
     """
     manifest = read_manifest(folder)
-    for segment in manifest.segments:
-        if set(_columns(folder / segment.file)) & set(PERSON_COLUMNS):
-            rewrite_parquet(folder / segment.file, whose.rows)
-    lines, changed = _without_text((folder / REJECTED).read_text(encoding="utf-8").splitlines(), whose)
+    texts = sum(rewrite_parquet(folder / segment.file, whose.rows, whose.named).texts for segment in manifest.segments)
+    lines, changed = _without_text(rejected_lines(folder), whose)
     lost = {s.file: s.rows - pq.read_metadata(folder / s.file).num_rows for s in manifest.segments}
     erased: int = sum(lost.values())
     if not (erased or changed):
-        return 0
+        return texts
     lines += _missing_lines(manifest, lost, lines)
     _write(folder / REJECTED, "".join(f"{line}\n" for line in lines))
     segments = tuple(
@@ -128,11 +56,7 @@ def erase_from_batch(folder: Path, whose: Erasable) -> int:
     )
     content = {"source": manifest.source, "tables": Manifest(manifest.source, segments).tables, "segments": segments}
     _write(folder / MANIFEST, json.dumps(content, default=asdict, indent=1))
-    return erased + changed
-
-
-def _columns(path: Path) -> list[str]:
-    return list(pq.read_schema(path).names)
+    return erased + changed + texts
 
 
 def _without_text(lines: list[str], whose: Erasable) -> tuple[list[str], int]:
@@ -180,21 +104,22 @@ def _write(path: Path, text: str) -> None:
 
 
 def erase_from_stream(file: Path, whose: Erasable, start: int = 0, stop: int | None = None) -> int:
-    """Overwrite lines of a stream with blanks of the same length; returns how many. The writer may go on meanwhile."""
-    descriptor = os.open(file, os.O_RDWR)
+    """Overwrite lines of a stream, or mentions in them, byte for byte; returns how many lines.
+
+    The writer may go on meanwhile and is never kept waiting: complete lines do not move, so they are read without its
+    lock, and it is taken only for the moment in which one is overwritten.
+    """
+    complete = pending_part(file, start)
+    if complete is None:
+        return 0
+    stop = complete.stop if stop is None else min(stop, complete.stop)
     erased = 0
+    descriptor = os.open(file, os.O_RDWR)
     try:
-        # The writer's lock: a line that is being written is not ours to judge.
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with os.fdopen(os.dup(descriptor), "rb") as stream:
-            stream.seek(start)
-            position = start
-            for line in stream:
-                if not line.endswith(b"\n") or (stop is not None and position >= stop):
-                    break
-                if line.strip() and _must_go(line, whose):
-                    os.pwrite(descriptor, b" " * (len(line) - 1), position)
-                    erased += 1
+        with file.open("rb") as stream:
+            position = stream.seek(start)
+            while position < stop and (line := stream.readline()):
+                erased += _overwrite(descriptor, position, line, _without(line, whose))
                 position += len(line)
         if erased:
             os.fsync(descriptor)
@@ -203,20 +128,44 @@ def erase_from_stream(file: Path, whose: Erasable, start: int = 0, stop: int | N
     return erased
 
 
-def _must_go(line: bytes, whose: Erasable) -> bool:
+def _without(line: bytes, whose: Erasable) -> bytes:
+    """What is to stand in a line's place: as many blanks, the line with stars in it, or itself."""
+    if not line.strip():
+        return line
+    blanks = b" " * (len(line) - 1) + b"\n"
     if line.startswith(b" "):  # a killed erasure got this far
-        return True
+        return blanks
     try:
-        return whose.in_event(parse_event(line))
+        if whose.in_event(parse_event(line)):
+            return blanks
     except (ValueError, RecursionError):
-        return whose.in_text(line.decode("utf-8", "replace"))
+        return blanks if whose.in_text(line.decode("utf-8", "replace")) else line
+    return whose.named.blank(line) if whose.named else line
+
+
+def _overwrite(descriptor: int, position: int, before: bytes, after: bytes) -> bool:
+    if before == after:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        # A writer takes back what it could not store whole; then another line may stand here by now.
+        if os.pread(descriptor, len(before), position) != before:
+            return False
+        os.pwrite(descriptor, after, position)
+        return True
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 # --- the whole of it --------------------------------------------------------------------------------------------------
 
 
 def erase_from_log(settings: Settings, person: Person) -> int:
-    """Erase a person from every batch and stream of the event log; returns the records and lines."""
+    """Erase a person from every batch and stream of the event log; returns the records, lines and texts.
+
+    Raises:
+        MarqueeError: a file of a batch cannot be read.
+    """
     whose = OnePerson(person)
     batches = [folder for folder in sorted((settings.log / "batches").glob("*")) if (folder / MANIFEST).is_file()]
     streams = sorted((settings.log / "stream").glob("*.jsonl"))
@@ -225,11 +174,23 @@ def erase_from_log(settings: Settings, person: Person) -> int:
     )
 
 
-def erase_from_files(folders: Iterable[Path], person: Person) -> int:
-    """Rewrite the Parquet files below some folders without a person's rows; returns the rows."""
-    mask = rows_of(person)
-    files = sorted(file for folder in folders for file in folder.rglob("*.parquet") if file.is_file())
-    return sum(rewrite_parquet(file, mask) for file in files)
+def erase_from_files(folder: Path, person: Person) -> int:
+    """Rewrite the Parquet files below a folder without a person; returns the rows and texts.
+
+    Raises:
+        MarqueeError: a file cannot be read.
+    """
+    files = sorted(file for file in folder.rglob("*.parquet") if file.is_file())
+    return sum(sum(rewrite_parquet(file, rows_of(person), person)) for file in files)
+
+
+def clear_leftovers(settings: Settings) -> None:
+    """Remove what killed runs left half-written: nobody reads it, and it may quote anybody."""
+    clear_staging(settings.log)
+    spark = settings.home / "spark"
+    shutil.rmtree(spark / "pulled", ignore_errors=True)
+    for file in [*settings.home.rglob("_*.partial"), *(spark / "raw").rglob("_*.parquet")]:
+        file.unlink(missing_ok=True)
 
 
 def set_aside_forgotten(folder: Path, forgotten: Tombstones) -> int:

@@ -39,7 +39,9 @@ __all__ = [
     "Segment",
     "TableRead",
     "append_batches",
+    "clear_staging",
     "read_manifest",
+    "rejected_lines",
     "staging_folder",
     "write_batch",
 ]
@@ -165,23 +167,33 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def rejected_lines(folder: Path) -> list[str]:
+    """The JSON of each rejected row of a batch; its text may hold what ``str.splitlines`` takes for a line's end."""
+    return [line for line in (folder / REJECTED).read_text(encoding="utf-8").split("\n") if line]
+
+
 @contextmanager
 def staging_folder(log: Path) -> Iterator[Path]:
     """An empty folder that disappears with the block, unless it was moved away; also clears up after killed runs.
 
     The lock file beside it tells a living owner from a dead one, in another container too.
     """
-    root = log / "staging"
-    root.mkdir(parents=True, exist_ok=True)
-    for name in {entry.name.removesuffix(".lock") for entry in root.iterdir()}:
-        _clear(root / name)
-    with _claimed(root) as folder:
+    clear_staging(log)
+    with _claimed(log / "staging") as folder:
         folder.mkdir()
         try:
             yield folder
         finally:
             if folder.exists():
                 shutil.rmtree(folder)
+
+
+def clear_staging(log: Path) -> None:
+    """Remove what killed runs left half-written; a folder whose owner lives stays."""
+    root = log / "staging"
+    root.mkdir(parents=True, exist_ok=True)
+    for name in {entry.name.removesuffix(".lock") for entry in root.iterdir()}:
+        _clear(root / name)
 
 
 @contextmanager

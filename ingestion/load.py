@@ -8,6 +8,7 @@ left stand together or not at all, so a killed load is simply run again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import duckdb
 
 from ingestion.batch import Source
 from ingestion.erasure import blank_forgotten, set_aside_forgotten
-from ingestion.event_log import MANIFEST, append_batches, staging_folder, write_batch
+from ingestion.event_log import MANIFEST, append_batches, read_manifest, staging_folder, write_batch
 from ingestion.event_stream import StreamPart, pending_part, read_part, sync
 from ingestion.warehouse import (
     connect,
@@ -149,10 +150,13 @@ def admit_batch(settings: Settings, batch_id: str, reason: str | None = None) ->
     """Mark a batch as good. A quarantined one comes back from the log: a person may overrule the gate, with a reason.
 
     Raises:
-        MarqueeError: there is no such batch.
+        MarqueeError: there is no such batch, or a person is ahead of the gate.
     """
+    _require_warehouse(settings, batch_id)
     with connect(settings) as connection, transaction(connection):
         status, _ = _status(connection, batch_id)
+        if status == "loaded" and reason is not None:
+            raise MarqueeError(f"batch {batch_id} has been refused by no gate yet; run `marquee check` first")
         connection.execute(
             "update raw.batches set status = 'admitted', reason = ? where batch_id = ?", [reason, batch_id]
         )
@@ -160,6 +164,8 @@ def admit_batch(settings: Settings, batch_id: str, reason: str | None = None) ->
             with _opened(settings.log, batch_id) as folder:
                 insert_counts(connection, batch_id, folder)
                 insert_missing(connection, batch_id, folder)
+    # Its rows are where they belong; a copy that stayed would tell of a refusal that no longer holds.
+    shutil.rmtree(settings.quarantine / batch_id, ignore_errors=True)
 
 
 def quarantine_batch(settings: Settings, batch_id: str, reason: str) -> None:
@@ -167,7 +173,11 @@ def quarantine_batch(settings: Settings, batch_id: str, reason: str) -> None:
 
     Other batches' rows that counted as duplicates of these are loaded in their stead; an admitted batch that
     gains rows so is 'loaded' again, for no gate has seen them.
+
+    Raises:
+        MarqueeError: there is no such batch.
     """
+    _require_warehouse(settings, batch_id)
     with connect(settings) as connection:
         status, _ = _status(connection, batch_id)
         if status == "quarantined":
@@ -191,12 +201,32 @@ def _load(
             insert_rejected(connection, batch_id, folder)
             insert_counts(connection, batch_id, folder)
             insert_missing(connection, batch_id, folder)
+            _note_repeats(connection, batch_id, folder)
             if part:
                 values = [part.file.name, part.stop]
                 connection.execute("insert or replace into raw.stream_offsets values (?, ?)", values)
             return _read_batch(connection, batch_id)
     except duckdb.Error as error:
         raise MarqueeError(f"batch {batch_id} could not be loaded, nothing of it was kept: {error}") from error
+
+
+def _note_repeats(connection: duckdb.DuckDBPyConnection, batch_id: str, folder: Path) -> None:
+    """Note for the gate how many events repeat an id of their own batch. Costs nothing where none was a duplicate."""
+    name = contract.EVENTS.name
+    (duplicate,) = connection.execute(
+        "select coalesce(sum(duplicate), 0) from raw.batch_tables where batch_id = ? and table_name = ?",
+        [batch_id, name],
+    ).fetchone()
+    if not duplicate:
+        return
+    files = [str(folder / segment.file) for segment in read_manifest(folder).segments if segment.table == name]
+    connection.execute(
+        "create table if not exists raw.batch_repeats (batch_id varchar primary key, event_count bigint not null)"
+    )
+    connection.execute(
+        "insert into raw.batch_repeats select ?, count(*) - count(distinct event_id) from read_parquet(?)",
+        [batch_id, files],
+    )
 
 
 def _pending_folders(connection: duckdb.DuckDBPyConnection, log: Path) -> list[Path]:
@@ -223,6 +253,13 @@ def _opened(log: Path, batch_id: str) -> Iterator[Path]:
     with staging_folder(log) as folder:
         write_batch(folder, "stream", read_part(part))
         yield folder
+
+
+def _require_warehouse(settings: Settings, batch_id: str) -> None:
+    if not settings.warehouse.exists():
+        raise MarqueeError(
+            f"batch {batch_id} is not in the warehouse, for there is none at {settings.warehouse}; check --home"
+        )
 
 
 def _status(connection: duckdb.DuckDBPyConnection, batch_id: str) -> tuple[str, str | None]:

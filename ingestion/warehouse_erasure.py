@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
-from ingestion.event_log import REJECTED
+from ingestion.event_log import REJECTED, rejected_lines
 from ingestion.event_stream import sync
+from ingestion.forgotten import OnePerson
 from ingestion.warehouse import connect, create_tables, transaction
 from marquee.erasures import ERASED
 from marquee.person import PERSON_COLUMNS, SESSION_COLUMN, Person
@@ -26,7 +29,8 @@ _Erased = Counter[tuple[str, str, bool]]
 def erase_from_warehouse(settings: Settings, person: Person) -> dict[str, int]:
     """Delete a person's rows from every table, correct each batch's books, and leave no copy in the file.
 
-    To be called once the log is clean: the books are made to agree with it. Views follow their tables.
+    To be called once the log is clean: the books are made to agree with it. Views follow their tables, and the next
+    build makes the days anew on which the person did something.
 
     Returns:
         Rows by table.
@@ -39,10 +43,12 @@ def erase_from_warehouse(settings: Settings, person: Person) -> dict[str, int]:
     with connect(settings) as connection:
         create_tables(connection)
         with transaction(connection):
+            first_day, loaded = _first_day(connection, person), _loaded(connection)
             counts = _delete_rows(connection, person)
             counts["raw.rejected_rows"] = _blank_rejected(connection, person)
-            _blank_reasons(connection, person)
+            counts["texts"] = _blank_texts(connection, person)
             _balance_books(connection, settings.log)
+            _have_rebuilt(connection, first_day, loaded)
         # Even when no row was left: an earlier attempt may have died between its deletion and its copy.
         _copy_to_fresh_file(connection, settings.warehouse)
     return {table: count for table, count in counts.items() if count}
@@ -54,8 +60,8 @@ def newest_event(settings: Settings, person: Person) -> datetime | None:
         return None
     with connect(settings, read_only=True) as connection:
         try:
-            query = "select max(occurred_at) from raw.events where visitor_id = ? or customer_id = ?"
-            row = connection.execute(query, [person.visitor_id, person.visitor_id]).fetchone()
+            query = f"select max(occurred_at) from raw.events where {_is_theirs(PERSON_COLUMNS)}"
+            row = connection.execute(query, _ids(PERSON_COLUMNS, person)).fetchone()
         except duckdb.CatalogException:
             return None
     newest: datetime | None = row[0]
@@ -79,16 +85,15 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, person: Person) -> dict[
     for place, columns in tables:
         if SESSION_COLUMN in columns and (own := [name for name in columns if name in PERSON_COLUMNS]):
             # A session that somebody else has, too, is not the person's alone.
-            whose = _is_theirs(own)
             connection.execute(
                 f"insert into their_sessions select session_id from {place} where session_id is not null "
-                f"group by 1 having bool_and({whose})",
-                [person.visitor_id] * len(own),
+                f"group by 1 having bool_and({_is_theirs(own)})",
+                _ids(own, person),
             )
     counts = {}
     for place, columns in tables:
         if own := [name for name in columns if name in PERSON_COLUMNS]:
-            done = connection.execute(f"delete from {place} where {_is_theirs(own)}", [person.visitor_id] * len(own))
+            done = connection.execute(f"delete from {place} where {_is_theirs(own)}", _ids(own, person))
         else:
             done = connection.execute(f"delete from {place} where session_id in (from their_sessions)")
         counts[place.replace('"', "")] = int(done.fetchone()[0])
@@ -96,13 +101,45 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, person: Person) -> dict[
     return counts
 
 
-def _is_theirs(columns: list[str]) -> str:
-    return " or ".join(f"coalesce(cast({name} as varchar) = ?, false)" for name in columns)
+def _is_theirs(columns: Sequence[str]) -> str:
+    return " or ".join(f"coalesce(cast({name} as varchar) in (select unnest(?)), false)" for name in columns)
+
+
+def _ids(columns: Sequence[str], person: Person) -> list[list[str]]:
+    return [person.ids(name) for name in columns]
+
+
+def _first_day(connection: duckdb.DuckDBPyConnection, person: Person) -> date | None:
+    query = f"select min(occurred_at)::date from raw.events where {_is_theirs(PERSON_COLUMNS)}"
+    row = connection.execute(query, _ids(PERSON_COLUMNS, person)).fetchone()
+    first: date | None = row[0]
+    return first
+
+
+def _loaded(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    return dict(connection.execute("select batch_id, sum(loaded)::bigint from raw.batch_tables group by 1").fetchall())
+
+
+def _have_rebuilt(connection: duckdb.DuckDBPyConnection, first: date | None, loaded: dict[str, int]) -> None:
+    """Leave what an interrupted build from that day on leaves, which the next build makes up for.
+
+    A batch that has lost rows is no new one for that: it would be built from its own first day.
+    """
+    query = "select count(*) from duckdb_tables() where schema_name = 'raw' and table_name = 'builds'"
+    if first is None or not connection.execute(query).fetchone()[0]:
+        return
+    connection.execute(
+        "insert into raw.builds by name select (select max(build_id) + 1 from raw.builds) as build_id, target, "
+        "? as from_date, false as is_full, vars_hash, ? as started_at from raw.builds "
+        "where finished_at is not null order by builds.build_id desc limit 1",
+        [first, datetime.now(UTC).replace(tzinfo=None)],
+    )
+    for batch_id, count in _loaded(connection).items():
+        if lost := loaded[batch_id] - count:
+            connection.execute("update raw.built_batches set loaded = loaded - ? where batch_id = ?", [lost, batch_id])
 
 
 def _blank_rejected(connection: duckdb.DuckDBPyConnection, person: Person) -> int:
-    from ingestion.erasure import OnePerson
-
     whose = OnePerson(person)
     rows = connection.execute(
         f"select rowid, {', '.join(TEXTS)} from raw.rejected_rows where reason <> ?", [ERASED]
@@ -115,13 +152,30 @@ def _blank_rejected(connection: duckdb.DuckDBPyConnection, person: Person) -> in
     return len(found)
 
 
-def _blank_reasons(connection: duckdb.DuckDBPyConnection, person: Person) -> None:
-    """A gate, or whoever admitted a batch against it, may have named the person."""
-    rows = connection.execute("select batch_id, reason from raw.batches where reason is not null").fetchall()
-    for batch_id, reason in rows:
-        blanked = person.blank(reason.encode()).decode()
-        if blanked != reason:
-            connection.execute("update raw.batches set reason = ? where batch_id = ?", [blanked, batch_id])
+def _blank_texts(connection: duckdb.DuckDBPyConnection, person: Person) -> int:
+    """Star the person out of what others' rows say: a page that they saw, a reason that somebody gave."""
+    columns = connection.execute(
+        "select table_schema, table_name, column_name from information_schema.columns join information_schema.tables "
+        "using (table_schema, table_name) where table_type = 'BASE TABLE' and data_type in ('VARCHAR', 'JSON') "
+        "and column_name not in (select unnest(?)) order by all",
+        [PERSON_COLUMNS],
+    ).fetchall()
+    changed = 0
+    for schema, table, column in columns:
+        # An id that may mean anything else, too, is only looked for where a sentence says whose it is.
+        if person.is_distinctive or column == "reason":
+            changed += _blank_column(connection, f'"{schema}"."{table}"', f'"{column}"', person)
+    return changed
+
+
+def _blank_column(connection: duckdb.DuckDBPyConnection, place: str, column: str, person: Person) -> int:
+    query = f"select distinct {column}::varchar from {place} where contains({column}::varchar, ?)"
+    changed = 0
+    for (before,) in connection.execute(query, [person.visitor_id]).fetchall():
+        if (after := person.blank(before.encode()).decode()) != before:
+            done = connection.execute(f"update {place} set {column} = ? where {column}::varchar = ?", [after, before])
+            changed += int(done.fetchone()[0])
+    return changed
 
 
 def _balance_books(connection: duckdb.DuckDBPyConnection, log: Path) -> None:
@@ -170,12 +224,10 @@ def _enter(
 
 def _erased_in_log(log: Path, batch_id: str) -> _Erased:
     """Erased rows of a batch by table, file and whether the table was derived."""
-    import json
-
     found: _Erased = Counter()
-    rejected = log / "batches" / batch_id / REJECTED
-    if rejected.is_file():
-        for row in map(json.loads, rejected.read_text(encoding="utf-8").splitlines()):
+    folder = log / "batches" / batch_id
+    if (folder / REJECTED).is_file():
+        for row in map(json.loads, rejected_lines(folder)):
             found[row["table"], row["file"], row["derived"]] += row["reason"] == ERASED
     elif batch_id.startswith("stream-"):
         writer, start, stop = batch_id.removeprefix("stream-").rsplit("-", 2)
@@ -183,7 +235,7 @@ def _erased_in_log(log: Path, batch_id: str) -> _Erased:
         if file.is_file():
             with file.open("rb") as stream:
                 stream.seek(int(start))
-                lines: Any = stream.read(int(stop) - int(start)).splitlines()
+                lines = stream.read(int(stop) - int(start)).split(b"\n")[:-1]
             found["events", file.name, False] = sum(not line.strip() for line in lines)
     return +found
 
@@ -198,7 +250,8 @@ def _copy_to_fresh_file(connection: duckdb.DuckDBPyConnection, warehouse: Path) 
     The connection that holds the lock stays open until the copy stands in the file's place.
     """
     fresh = _fresh(warehouse)
-    fresh.unlink(missing_ok=True)
+    for left in (fresh, fresh.with_name(f"{fresh.name}.wal")):  # by a copy that was killed
+        left.unlink(missing_ok=True)
     (name,) = connection.execute("select current_database()").fetchone()
     connection.execute("checkpoint")
     connection.execute(f"attach '{_quoted(fresh)}' as fresh")

@@ -1,7 +1,7 @@
 """Who asked to be forgotten: the audit of erasures, and the tombstones that keep a person from coming back.
 
-``home/erasures.jsonl`` holds two lines an erasure, one before anything is touched and one when all is done. Neither
-holds the visitor's id, only its keyed hash; the key, ``home/erasure.key``, can be read by the owner alone.
+``home/erasures.jsonl`` holds a line for each attempt, written before anything is touched, and one when all is done.
+None holds the visitor's id, only its keyed hash; the key, ``home/erasure.key``, can be read by the owner alone.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def lines(settings: Settings) -> list[dict[str, Any]]:
 
 
 def open_erasure(settings: Settings, person: str) -> dict[str, Any] | None:
-    """The erasure of this person that was begun and never finished."""
+    """The last attempt at an erasure of this person that was never finished."""
     own = [line for line in lines(settings) if line["person"] == person]
     finished = {line["erasure"] for line in own if line["state"] == "finished"}
-    return next((line for line in own if line["erasure"] not in finished), None)
+    return next((line for line in reversed(own) if line["erasure"] not in finished), None)
 
 
 def record(settings: Settings, line: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Forgetting a person in every store, with an audit and a search afterwards. Part of the composition root.
 
 Order makes it safe to kill: first the audit says what is about to happen, which from then on keeps the person out of
-every load; then each store is cleaned, upstream before downstream; last the audit says that it is done. Running it
-again takes up what was left.
+every load; then each store is cleaned, upstream before downstream, but the targets before the warehouse, which knows
+the person's customers; last the audit says that it is done. Running it again takes up what was left.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import getpass
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from marquee import erasures
 from marquee.errors import MarqueeError
-from marquee.person import Person
+from marquee.person import BLANK, Person
 from marquee.settings import Settings, settings_now
 from marquee.traces import Trace, find_visitor
 
@@ -36,12 +37,16 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What was erased: rows by store and place, the bundles that were trained with them, and what is still left."""
+    """What was erased: rows by store and place, the bundles that were trained with them, and what is still left.
+
+    ``shared_customers`` are known buyers behind the person's events whom other visitors' events name too: they stay.
+    """
 
     person: str
     counts: dict[str, Counts]
     bundles: list[dict[str, Any]]
     left: list[Trace]
+    shared_customers: tuple[str, ...] = ()
 
 
 def forget(settings: Settings, visitor_id: str, reason: str) -> Erasure | None:
@@ -51,9 +56,9 @@ def forget(settings: Settings, visitor_id: str, reason: str) -> Erasure | None:
 
     Raises:
         WarehouseBusy: another process holds the warehouse; nothing or a part was erased, run it again.
-        MarqueeError: a store cannot be reached; run it again when it can.
+        MarqueeError: there is no installation, or a store cannot be reached or read; run it again when it can.
     """
-    person = Person(visitor_id)
+    person, shared = known_person(settings, visitor_id)
     begun = _begun(settings, person, reason)
     if begun is None:
         return None
@@ -63,42 +68,60 @@ def forget(settings: Settings, visitor_id: str, reason: str) -> Erasure | None:
     if not left:
         line = {"erasure": begun["erasure"], "state": "finished", "at": erasures.utc_now(), "person": begun["person"]}
         erasures.record(settings, line | {"until": begun["until"], "counts": counts})
-    return Erasure(begun["person"], counts, begun["bundles"], left)
+    return Erasure(begun["person"], counts, begun["bundles"], left, shared)
+
+
+def known_person(settings: Settings, visitor_id: str) -> tuple[Person, tuple[str, ...]]:
+    """A visitor with the customers who are nobody else, and the customers whom other visitors are, too."""
+    from ingestion.customers import customers_of
+
+    customers = customers_of(settings, visitor_id)
+    return Person(visitor_id, customers.own), customers.shared
 
 
 def _begun(settings: Settings, person: Person, reason: str) -> dict[str, Any] | None:
-    """The audit's line of this erasure: that of a killed attempt, or a new one, written before anything is touched."""
-    if erasures.lines(settings):
-        known = erasures.open_erasure(settings, erasures.person_hash(settings, person.visitor_id))
-        if known is not None:
-            return known
-    if not find_visitor(settings, person):
+    """The audit's line of this attempt, written before anything is touched; it goes on with one that was killed."""
+    is_first = not erasures.lines(settings)
+    known = None if is_first else erasures.open_erasure(settings, erasures.person_hash(settings, person.visitor_id))
+    if known is None and not find_visitor(settings, person):
         return None
-    from ingestion.warehouse_erasure import newest_event
-    from training.erasure import bundles_with
-
-    until = max(settings_now(settings), newest_event(settings, person) or settings_now(settings))
     line = {
-        "erasure": secrets.token_hex(8),
+        "erasure": known["erasure"] if known else secrets.token_hex(8),
         "state": "started",
         "at": erasures.utc_now(),
         "person": erasures.person_hash(settings, person.visitor_id),
-        "until": until.isoformat(),
+        # They may have come back, and been trained with, since an attempt was killed.
+        "until": _until(settings, person).isoformat(),
         "by": getpass.getuser(),
         "reason": reason,
-        "bundles": [asdict(one) for one in bundles_with(settings, person)],
+        "bundles": _bundles(settings, person, known["bundles"] if known else []),
     }
     erasures.record(settings, line)
     return line
+
+
+def _until(settings: Settings, person: Person) -> datetime:
+    from ingestion.warehouse_erasure import newest_event
+
+    return max(settings_now(settings), newest_event(settings, person) or settings_now(settings))
+
+
+def _bundles(settings: Settings, person: Person, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Bundles trained with the person; what an earlier attempt counted counts, for its rows may be gone."""
+    from training.erasure import bundles_with
+
+    found = [asdict(one) for one in bundles_with(settings, person)]
+    return known + [one for one in found if one["bundle"] not in [other["bundle"] for other in known]]
 
 
 # --- the stores -------------------------------------------------------------------------------------------------------
 
 
 def _log(settings: Settings, person: Person) -> Counts:
-    from ingestion.erasure import erase_from_files, erase_from_log
+    from ingestion.erasure import clear_leftovers, erase_from_files, erase_from_log
 
-    return {"log": erase_from_log(settings, person), "quarantine": erase_from_files([settings.quarantine], person)}
+    clear_leftovers(settings)
+    return {"log": erase_from_log(settings, person), "quarantine": erase_from_files(settings.quarantine, person)}
 
 
 def _warehouse(settings: Settings, person: Person) -> Counts:
@@ -124,6 +147,13 @@ def _features(settings: Settings, person: Person) -> Counts:
     }
 
 
+def _registry(settings: Settings, person: Person) -> Counts:
+    """A promotion's reason is the only place where the registry may name anybody."""
+    from marquee.sqlite import erase_from_sqlite
+
+    return {"texts": erase_from_sqlite(settings.registry, person, {})}
+
+
 def _logs(settings: Settings, person: Person) -> Counts:
     """Star out the id in what tools have written, byte for byte, so that one that is still writing is not disturbed."""
     files = [settings.home / "dbt" / "target" / "run_results.json"]
@@ -143,35 +173,24 @@ def _top(settings: Settings, file: Path) -> str:
 
 
 def _blank(file: Path, person: Person) -> int:
-    text = file.read_bytes()
-    count = person.count(text)
-    if count:
-        blanked = person.blank(text)
+    places = list(person.places(file.read_bytes()))
+    if places:
         with file.open("r+b") as stream:
-            for start, stop in _differences(text, blanked):
+            for start, stop in places:
                 stream.seek(start)
-                stream.write(blanked[start:stop])
-    return count
-
-
-def _differences(before: bytes, after: bytes) -> list[tuple[int, int]]:
-    """Where two texts of the same length differ, line by line."""
-    found, start = [], 0
-    for old, new in zip(before.splitlines(True), after.splitlines(True), strict=True):
-        if old != new:
-            found.append((start, start + len(new)))
-        start += len(old)
-    return found
+                stream.write(BLANK * (stop - start))
+    return len(places)
 
 
 STORES: Final = (
     Store("event log", _log),
-    Store("warehouse", _warehouse),
     Store("target", _target),
+    Store("warehouse", _warehouse),
     Store("features", _features),
+    Store("registry", _registry),
     Store("logs and reports", _logs),
 )
-"""Every store that keeps people, upstream first. A new one is entered here."""
+"""Every store that keeps people, in the order of their cleaning. A new one is entered here."""
 
 
 def require_erased(erasure: Erasure) -> None:
@@ -179,5 +198,6 @@ def require_erased(erasure: Erasure) -> None:
     if erasure.left:
         places = "; ".join(f"{trace.store} ({trace.place}): {trace.count}" for trace in erasure.left)
         raise MarqueeError(
-            f"still found after the erasure: {places}. Run the same command again; see docs/operations.md"
+            f"still found after the erasure: {places}. What the service or a task wrote meanwhile goes when the same "
+            "command is run again; anything else is in no store of Marquee's: take it out by hand, then run it again"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Final
 from urllib.parse import quote
@@ -22,10 +22,15 @@ BLANK: Final = b"*"
 
 
 class Person:
-    """A visitor to be found or forgotten, known by id."""
+    """A visitor to be found or forgotten, known by id; ``customers`` are known buyers who are this visitor alone."""
 
-    def __init__(self, visitor_id: str) -> None:
+    def __init__(self, visitor_id: str, customers: Iterable[str] = ()) -> None:
         self.visitor_id: Final = visitor_id
+        self.customers: Final = frozenset(customers)
+
+    def ids(self, column: str) -> list[str]:
+        """What says, in a column of ``PERSON_COLUMNS``, that a row is this person's."""
+        return [self.visitor_id, *(sorted(self.customers) if column == "customer_id" else [])]
 
     @property
     def is_distinctive(self) -> bool:
@@ -33,23 +38,25 @@ class Person:
         text = self.visitor_id
         return len(text) >= 12 or (len(text) >= 6 and not text.isdigit() and not text.isalpha())
 
-    def owns(self, value: object) -> bool:
-        """Whether a value is this id, or the id of a session that was named after it."""
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        return isinstance(value, str) and (value == self.visitor_id or self.is_session(value))
-
     def is_session(self, value: str) -> bool:
         """Whether a value is ``id@`` and the moment at which a session of theirs began."""
         return bool(self._session.fullmatch(value))
 
     def count(self, text: bytes) -> int:
         """How often a text names this person."""
-        return sum(1 for _ in self._named.finditer(text))
+        return sum(1 for _ in self.places(text))
+
+    def places(self, text: bytes) -> Iterator[tuple[int, int]]:
+        """Where a text names this person: the first byte of each naming, and the one behind it."""
+        return (found.span("id") for found in self._named.finditer(text))
 
     def blank(self, text: bytes) -> bytes:
         """The text with every naming overwritten by stars, byte for byte as long as before."""
         return self._named.sub(_stars, text)
+
+    def longer_words(self, text: bytes) -> set[bytes]:
+        """Words of a text that hold the id and more, such as ``v11`` for ``v1``: other ids, most of them."""
+        return set(self._words.findall(text)) - {self.encoded}
 
     @property
     def encoded(self) -> bytes:
@@ -59,6 +66,10 @@ class Person:
     @cached_property
     def _session(self) -> re.Pattern[str]:
         return re.compile(re.escape(self.visitor_id) + r"@\d{4}-\d\d-\d\d[ T\d:.+Z-]*")
+
+    @cached_property
+    def _words(self) -> re.Pattern[bytes]:
+        return re.compile(rb"[\w-]*" + re.escape(self.encoded) + rb"[\w-]*")
 
     @cached_property
     def _named(self) -> re.Pattern[bytes]:

@@ -47,15 +47,14 @@ def forget(
 ) -> None:
     """Erase a visitor from every store, search for what is left, and list the bundles trained with them."""
     from marquee.forget import forget as erase
-    from marquee.forget import require_erased
-    from marquee.person import Person
-    from marquee.traces import find_visitor
+    from marquee.forget import known_person, require_erased
+    from marquee.traces import find_visitor, require_installation
 
-    if not visitor.strip():
-        raise MarqueeError("--visitor is empty; give the id as the events have it")
+    _require_id(visitor)
     settings = command_settings(home)
+    require_installation(settings)
     if check:
-        traces = find_visitor(settings, Person(visitor))
+        traces = find_visitor(settings, known_person(settings, visitor)[0])
         lines = [f"{trace.store} ({trace.place}): {trace.count:,}" for trace in traces] or ["nothing of them is stored"]
         console.show({"found": [asdict(trace) for trace in traces]}, lines, as_json)
         sys.exit(1 if traces else 0)
@@ -68,6 +67,17 @@ def forget(
         return
     console.show({"erased": True} | asdict(erasure), _erasure_lines(erasure), as_json)
     require_erased(erasure)
+
+
+def _require_id(visitor: str) -> None:
+    if not visitor.strip():
+        raise MarqueeError("--visitor is empty; give the id as the events have it")
+    try:
+        visitor.encode()
+    except UnicodeEncodeError:
+        raise MarqueeError(
+            "--visitor is not UTF-8, so no event can have it; give the id as the events have it"
+        ) from None
 
 
 def _confirm() -> None:
@@ -99,6 +109,10 @@ def _erasure_lines(erasure: Erasure) -> list[str]:
     lines += [
         f"trained with them: {one['bundle']} ({one['rows']:,} impressions up to {one['trained_until']})"
         for one in erasure.bundles
+    ]
+    lines += [
+        f"kept: customer {customer}, whom other visitors' events name too; forget those visitors, or it stays"
+        for customer in erasure.shared_customers
     ]
     if not erasure.left:
         lines.append(f"searched every store: nothing is left; audited as {erasure.person} in erasures.jsonl")

@@ -37,6 +37,7 @@ PULLED: Final = (
     Pulled("marts", "banner_features_28d", contract.BANNER_FEATURES_28D, "feature_at"),
     Pulled("marts", "session_features", contract.SESSION_FEATURES, "feature_at"),
     Pulled("marts", "banner_catalogue", contract.BANNER_CATALOGUE),
+    Pulled("marts", "product_category_periods", contract.PRODUCT_CATEGORY_PERIODS),
     Pulled("marts", "training_rows", contract.TRAINING_ROWS, "impressed_at"),
     Pulled("staging", "stg_categories", contract.CATEGORIES),
 )

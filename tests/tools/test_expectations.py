@@ -69,7 +69,7 @@ def good_batch_profile() -> pd.DataFrame:
 
 def good_catalogue_profile() -> pd.DataFrame:
     zeros = {name: [0] for name in ("duplicate_key_count", "negative_price_count", "reversed_campaign_count")}
-    return pd.DataFrame({"row_count": [1]} | zeros)
+    return pd.DataFrame({"row_count": [1], "rejected_row_share": [0.01], "repeated_event_share": [0.05]} | zeros)
 
 
 def good_training_rows() -> pd.DataFrame:
@@ -179,6 +179,10 @@ BATCH_PROFILE = [
 CATALOGUE_PROFILE = [
     empty,
     put("row_count", 0),
+    put("rejected_row_share", 0.51),
+    put("rejected_row_share", 0.5),
+    put("repeated_event_share", 0.51),
+    put("repeated_event_share", 0.5),
     put("duplicate_key_count", 1),
     put("negative_price_count", 1),
     put("reversed_campaign_count", 1),
@@ -238,6 +242,15 @@ SUITES: dict[str, tuple[Callable[[], Any], Callable[[], pd.DataFrame], list[Muta
     "training_drift": (suites.training_drift_suite, good_training_drift, TRAINING_DRIFT),
     "training_profile": (suites.training_profile_suite, good_training_profile, TRAINING_PROFILE),
 }
+TWO_SIDED = {
+    "main_day_volume": (0.1, 0.5, 2.0, 10.0),
+    "click_rate_ratio": (0.2, 0.5, 2.0, 5.0),
+    "events_per_visitor_ratio": (0.1, 0.5, 2.0, 10.0),
+    "unknown_device_shift": (-0.5, -0.1, 0.1, 0.5),
+    **{f"{kind}_shift": (-0.5, -0.15, 0.15, 0.5) for kind in contract.EVENT_KINDS},
+    "row_count_ratio": (0.5, 0.9, 10.0, 100.0),
+}
+"""Measures with a limit on either side: refuse below, warn below, warn above, refuse above."""
 PROFILES = [name for name in SUITES if name not in ("events", "training_rows")]
 
 
@@ -314,7 +327,7 @@ def test_first_expectation_is_a_row_count_and_warnings_are_counted() -> None:
         expectations = make_suite().expectations
         assert expectations[0].configuration.type == "expect_table_row_count_to_be_between"
         warnings[name] = sum(str(e.configuration.severity.value) == "warning" for e in expectations)
-    ceilings = {"events": 0, "batch_profile": 4, "catalogue_profile": 0, "training_rows": 0, "training_profile": 1}
+    ceilings = {"events": 0, "batch_profile": 4, "catalogue_profile": 2, "training_rows": 0, "training_profile": 1}
     assert warnings == ceilings | {"batch_drift": 5 + 9 + 19 + 1, "training_drift": 4}
 
 
@@ -324,3 +337,42 @@ def test_every_measure_is_asked_about() -> None:
     asked = {e.configuration.kwargs.get("column") for e in suites.training_drift_suite().expectations} - {None}
     assert asked == set(history.TRAINING_MEASURES) == set(good_training_drift())
     assert tuple(DEFECTS) == tuple(profile.DEFECTS)
+
+
+def test_every_suite_is_here() -> None:
+    named = {
+        name.removesuffix("_suite") for name in vars(suites) if name.endswith("_suite") and not name.startswith("_")
+    }
+    assert named == set(SUITES)
+
+
+@pytest.mark.parametrize("name", ["batch_drift", "training_drift"])
+def test_each_limit_of_a_two_sided_measure_can_be_broken(name: str, gx_context: Any) -> None:
+    """Just within and just beyond each of the four: one mutation an expectation cannot tell both of its sides."""
+    make_suite, make_frame, _ = SUITES[name]
+    configs = [expectation.configuration for expectation in make_suite().expectations]
+    sided = {c.kwargs["column"] for c in configs if {"min_value", "max_value"} <= {k for k, v in c.kwargs.items() if v}}
+    assert sided == TWO_SIDED.keys() & set(make_frame())
+    cases = [(column, value, broken) for column in sorted(sided) for value, broken in _beside(*TWO_SIDED[column])]
+    rows = pd.concat([put(column, value)(make_frame()) for column, value, _ in cases], ignore_index=True)
+    suite = make_suite()
+    found = _failed_by_row(gx_context, suite, rows)
+    severities = [[str(suite.expectations[place].configuration.severity.value) for place in row] for row in found]
+    assert severities == [broken for _, _, broken in cases]
+    columns = [{suite.expectations[place].configuration.kwargs["column"] for place in row} for row in found]
+    assert columns == [{column} if broken else set() for column, _, broken in cases]
+
+
+def _beside(refuse_below: float, warn_below: float, warn_above: float, refuse_above: float) -> list[Any]:
+    """Values at the limits and a thousandth beyond, with what each breaks."""
+    little, both = 0.001, ["critical", "warning"]
+    return [
+        (refuse_below - little, both),
+        (refuse_below, ["warning"]),
+        (warn_below - little, ["warning"]),
+        (warn_below, []),
+        (warn_above, []),
+        (warn_above + little, ["warning"]),
+        (refuse_above, ["warning"]),
+        (refuse_above + little, both),
+    ]

@@ -43,6 +43,8 @@ LONGER = "v0000071"
 """Begins like the person, and must not notice."""
 EARLIER = datetime(2026, 2, 2, 9)
 """On the day on which the installation is served, before its noon."""
+ALONE = "nobody-else-41"
+"""No other id holds this one, so none of its bytes may be left anywhere."""
 ODD = ['o\'hara "x"', "100%_v", "vü/1@home", "v1", "1"]
 
 
@@ -71,7 +73,7 @@ def everywhere(copied: Callable[[Path], Settings], tmp_path_factory: pytest.Temp
     """An installation where the person stands in every store, and others beside them."""
     settings = copied(tmp_path_factory.mktemp("forget") / "home")
     stream = EventStream(settings.log / "stream", "service-1")
-    others = [LONGER, *ODD, "v000008"]
+    others = [LONGER, *ODD, "v000008", ALONE]
     stream.append([event(f"s-{place}", visitor) for place, visitor in enumerate([PERSON, *others, PERSON])])
     files = settings.home.parent / "files"
     rows = [event(f"f-{place}", visitor, customer_id=visitor) for place, visitor in enumerate([PERSON, *others])]
@@ -82,24 +84,24 @@ def everywhere(copied: Callable[[Path], Settings], tmp_path_factory: pytest.Temp
     admit_all(settings)
     transform(settings)
     materialize(settings)
-    refused = ingest(
-        MarqueeFiles(lines_of(settings.home.parent / "refused", [event("q-1", PERSON), event("q-2", LONGER)])), settings
-    )
+    aside = [event(f"q-{place}", visitor) for place, visitor in enumerate([PERSON, LONGER, ALONE])]
+    refused = ingest(MarqueeFiles(lines_of(settings.home.parent / "refused", aside)), settings)
     quarantine_batch(settings, refused.batch_id, f"visitor {PERSON} looks odd")
-    stream.append([event("s-late", PERSON), event("s-after", LONGER)])
+    stream.append([event("s-late", PERSON), event("s-after", LONGER), event("s-alone", ALONE)])
     stream.close()
     store = open_session_store(settings)
     at = int(datetime.now(UTC).timestamp() * 1e6)
-    for visitor in (PERSON, LONGER):
+    for visitor in (PERSON, LONGER, ALONE):
         store.update({visitor: [SessionEvent(at, f"e-{visitor}", "product_view", "p1")]})
     store.close()
     for name in ("airflow/logs/task.log", "dbt/logs/dbt.log", "reports/validations/one.json", "lineage/events.jsonl"):
         path = settings.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as text:
-            text.write(f'{{"visitor_id": "{PERSON}", "other": "{LONGER}"}}\n')
+            text.write(f'{{"visitor_id": "{PERSON}", "other": "{LONGER}", "third": "{ALONE}"}}\n')
     with sqlite3.connect(settings.features / "exports.db") as record:
-        record.execute("insert into retracted values (1, 'visitor_features_28d', ?)", [PERSON])
+        rows = [[visitor] for visitor in (PERSON, ALONE)]
+        record.executemany("insert into retracted values (1, 'visitor_features_28d', ?)", rows)
     return settings
 
 
@@ -157,10 +159,8 @@ def bytes_found(settings: Settings, text: str) -> list[str]:
     wanted, longer = text.encode(), LONGER.encode()
     found = []
     for path in settings.home.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            if content.count(wanted) > content.count(longer):
-                found.append(path.name)
+        if path.is_file() and wanted in path.read_bytes().replace(longer, b""):
+            found.append(path.name)
     return found
 
 
@@ -190,12 +190,25 @@ def test_forgetting_leaves_nothing_and_touches_nobody_else(everywhere: Settings)
     assert find_visitor(everywhere, Person(LONGER)) != []
 
 
+def test_of_an_id_that_no_other_holds_not_a_byte_is_left(everywhere: Settings) -> None:
+    before = others_of(everywhere, ALONE)
+    files = {trace.store for trace in find_visitor(everywhere, Person(ALONE)) if trace.place == "bytes"}
+    assert files >= {"warehouse.duckdb", "features/sessions.sqlite", "features/exports.db"}
+    assert len(bytes_found(everywhere, ALONE)) > 10
+    erasure = forget(everywhere, ALONE, "asked")
+    assert erasure is not None
+    assert erasure.left == []
+    assert bytes_found(everywhere, ALONE) == []
+    assert others_of(everywhere, ALONE) == before
+
+
 def stream_size(settings: Settings) -> int:
     return sum(file.stat().st_size for file in (settings.log / "stream").glob("*.jsonl"))
 
 
 def test_the_audit_names_no_one_and_its_key_is_private(everywhere: Settings) -> None:
-    lines = erasures.lines(everywhere)
+    key = erasures.person_hash(everywhere, PERSON)
+    lines = [line for line in erasures.lines(everywhere) if line["person"] == key]
     assert [line["state"] for line in lines] == ["started", "finished"]
     assert lines[0]["reason"] == "asked"
     assert lines[0]["bundles"][0]["bundle"] == require_latest_bundle(everywhere)
@@ -325,7 +338,8 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(copied: Callable[[Path],
     assert others_of(settings) == before
     balanced(settings)
     states = [line["state"] for line in erasures.lines(settings)]
-    assert states == ["started", "finished"]
+    assert states == ["started"] * (len(states) - 1) + ["finished"]
+    assert len({line["erasure"] for line in erasures.lines(settings)}) == 1
 
 
 def test_rows_are_read_as_whole_files_afterwards(everywhere: Settings) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from expectations.validate import Verdict, accept_training_rows, check_raw, chec
 from ingestion.batch import Batch, Rejected, records
 from ingestion.load import admit_batch, ingest, load_pending, quarantine_batch
 from marquee import contract
+from marquee.erasures import ERASED
 from marquee.errors import GateError, MarqueeError, NothingToDo
 from marquee.settings import Settings, settings_now
 
@@ -104,7 +106,7 @@ def test_good_batch_is_admitted_and_shown_in_the_docs(settings: Settings) -> Non
     # Without clicks and orders some of it had nothing to be judged by, and drift had no history.
     unjudged = ("drift: no history yet, 0 of the 3 trailing days that its source must have",)
     assert verdict == Verdict(loaded.batch_id, True, 12, verdict.expectations, (), (), unjudged)
-    assert 5 < verdict.expectations < 5 + 20 + 17
+    assert 9 < verdict.expectations < 9 + 20 + 17
     assert statuses(settings) == {"good": ("admitted", None)}
     index = (settings.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
     assert loaded.batch_id in index
@@ -140,7 +142,7 @@ def test_warning_is_reported_and_does_not_block(settings: Settings) -> None:
 
 def test_catalogue_alone_passes_and_nothing_at_all_does_not(settings: Settings) -> None:
     ingest(Shop("catalogue", *CATALOGUE), settings)
-    assert [(v.passed, v.rows, v.expectations) for v in gate(settings)] == [(True, 2, 5)]
+    assert [(v.passed, v.rows, v.expectations) for v in gate(settings)] == [(True, 2, 7)]
     rejected = Batch("events", records(contract.EVENTS, []), [Rejected("f.csv", 2, "no visitor", "x")])
     ingest(Shop("nothing", rejected), settings)
     with pytest.raises(GateError, match="row_count: observed 0 "):
@@ -152,6 +154,93 @@ def test_batch_of_known_events_alone_is_not_empty(settings: Settings) -> None:
     ingest(Shop("first", *CATALOGUE, events(*rows)), settings)
     ingest(Shop("again", events(*rows[:2])), settings)
     assert [(v.passed, v.rows) for v in gate(settings)] == [(True, 5), (True, 2)]
+
+
+def bad(count: int, reason: str = "propensity 7.0 is above 1") -> list[Rejected]:
+    return [Rejected("f.csv", number + 2, reason, "" if reason == ERASED else "x") for number in range(count)]
+
+
+def with_rejected(rows: list[dict[str, Any]], rejected: list[Rejected]) -> Batch:
+    return Batch("events", records(contract.EVENTS, rows), rejected)
+
+
+@pytest.mark.parametrize(
+    ("good", "rejected", "passed", "warns"),
+    [(990, 10, True, False), (980, 20, True, True), (500, 500, True, True), (10, 990, False, False)],
+)
+def test_rows_that_became_no_records_are_held_against_a_batch(
+    settings: Settings, good: int, rejected: int, passed: bool, warns: bool
+) -> None:
+    ingest(Shop("shop", *CATALOGUE), settings)
+    gate(settings)
+    ingest(Shop("shop", with_rejected(shown(good, "a"), bad(rejected))), settings)
+    if passed:
+        (verdict,) = gate(settings)
+        assert [text.partition(":")[0] for text in verdict.warnings] == ["column rejected_row_share"] * warns
+        return
+    with pytest.raises(GateError, match=r"column rejected_row_share: observed 0\.99 "):
+        gate(settings)
+
+
+def test_rows_of_forgotten_visitors_are_not_held_against_a_batch(settings: Settings) -> None:
+    ingest(Shop("shop", *CATALOGUE, with_rejected(shown(2, "a"), bad(98, ERASED) + bad(1))), settings)
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        (batch_id,) = connection.execute("select batch_id from raw.batches").fetchone()
+        profile = profile_catalogue(connection, batch_id).iloc[0]
+    # Two events, two rows of the catalogue and one bad row; the 98 are nobody's.
+    assert profile["rejected_row_share"] == pytest.approx(1 / 5)
+    (verdict,) = gate(settings)
+    assert (verdict.passed, verdict.rows) == (True, 102)
+
+
+def test_a_batch_of_forgotten_visitors_alone_passes_quietly(settings: Settings) -> None:
+    ingest(Shop("forgotten", with_rejected([], bad(3, ERASED))), settings)
+    (verdict,) = gate(settings)
+    assert (verdict.passed, verdict.rows, verdict.warnings) == (True, 3, ())
+
+
+def test_events_that_repeat_one_of_their_own_batch_are_held_against_it(settings: Settings) -> None:
+    rows = shown(100, "a")
+    ingest(Shop("first", *CATALOGUE, events(*rows)), settings)
+    ingest(Shop("again", events(*rows, *shown(1, "b"))), settings)  # delivered once more: nothing repeats in itself
+    assert [verdict.warnings for verdict in gate(settings)] == [(), ()]
+    ingest(Shop("few", events(*shown(10, "c"), *shown(1, "c"))), settings)
+    (verdict,) = gate(settings)
+    assert [text.partition(":")[0] for text in verdict.warnings] == ["column repeated_event_share"]
+    ingest(Shop("one", events(*[event("o", "page_view", minute) for minute in range(1000)])), settings)
+    with pytest.raises(GateError, match=r"column repeated_event_share: observed 0\.999 "):
+        gate(settings)
+
+
+def test_neither_a_result_cut_short_nor_a_page_that_cannot_be_written_stops_the_gate(settings: Settings) -> None:
+    ingest(Shop("first", *CATALOGUE, events(*shown(10, "a"))), settings)
+    gate(settings)
+    results = sorted((settings.reports / "validations").rglob("*.json"))
+    for place, file in enumerate(results):
+        file.write_bytes(file.read_bytes()[: 40 * place])  # killed while it was written
+    ingest(Shop("second", events(*shown(10, "b"))), settings)
+    (verdict,) = gate(settings)
+    assert verdict.passed
+    assert statuses(settings)["second"] == ("admitted", None)
+    page = (settings.reports / "gates.html").read_text(encoding="utf-8")
+    assert page.count("cannot be read: a run was killed") == len(results) >= 3
+    assert verdict.subject in (settings.reports / "data_docs" / "index.html").read_text(encoding="utf-8")
+    (settings.reports / "gates.html").unlink()
+    (settings.reports / "gates.html").mkdir()
+    ingest(Shop("third", events(*shown(10, "c"))), settings)
+    assert [verdict.passed for verdict in gate(settings)] == [True]
+    assert statuses(settings)["third"] == ("admitted", None)
+
+
+def test_a_gate_that_is_killed_before_its_decision_has_shown_none(settings: Settings) -> None:
+    ingest(Shop("good", *CATALOGUE), settings)
+
+    def killed(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_raw(settings, killed, lambda *_: None)
+    assert not (settings.reports / "gates.html").exists()
 
 
 def test_gate_stops_when_its_decision_is_not_kept(settings: Settings) -> None:
@@ -198,6 +287,8 @@ def test_event_profile_by_hand(settings: Settings) -> None:
     }
     assert catalogue == {
         "row_count": 11,
+        "rejected_row_share": 0.0,
+        "repeated_event_share": 0.0,
         "duplicate_key_count": 0,
         "negative_price_count": 0,
         "reversed_campaign_count": 0,
@@ -223,6 +314,8 @@ def test_profile_sees_what_a_loader_let_through(settings: Settings) -> None:
         )
         catalogue = profile_catalogue(connection, "x").iloc[0].to_dict()
         profile = profile_events(connection, "x", count_days(connection, "x")).iloc[0].to_dict()
+    shares = [catalogue.pop(name) for name in ("rejected_row_share", "repeated_event_share")]
+    assert all(isnan(share) for share in shares)
     assert catalogue == {
         "row_count": 10,
         "duplicate_key_count": 1,

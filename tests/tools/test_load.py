@@ -252,6 +252,7 @@ def test_quarantine_takes_a_batch_out_whole_and_admitting_brings_it_back(setting
     assert status[batch.batch_id] == ("admitted", None)
     before.pop("batches")
     assert after == before
+    assert not folder.exists()
 
 
 def test_rows_that_a_good_batch_shares_with_a_quarantined_one_are_not_lost(settings: Settings) -> None:
@@ -275,7 +276,35 @@ def test_rows_that_a_good_batch_shares_with_a_quarantined_one_are_not_lost(setti
     ]
 
 
+def test_a_person_does_not_admit_what_no_gate_has_refused(settings: Settings) -> None:
+    batch = ingest(Listed([events(1)]), settings)
+    with pytest.raises(MarqueeError, match="refused by no gate yet; run `marquee check` first"):
+        admit_batch(settings, batch.batch_id, "in a hurry")
+    quarantine_batch(settings, batch.batch_id, "bad")
+    admit_batch(settings, batch.batch_id, "it is right")
+    assert query(settings, "select status, reason from raw.batches") == [("admitted", "it is right")]
+
+
+@pytest.mark.parametrize("act", [admit_batch, quarantine_batch])
+def test_a_home_without_a_warehouse_is_not_given_one(settings: Settings, act: Any) -> None:
+    with pytest.raises(MarqueeError, match=r"there is none at .*warehouse\.duckdb; check --home"):
+        act(settings, "shop-1", "why")
+    assert not settings.home.exists()
+
+
+def test_repeats_within_a_batch_are_noted_and_those_of_earlier_batches_are_not(settings: Settings) -> None:
+    ingest(Listed([events(1, 2)]), settings)
+    again = ingest(Listed([events(1, 2), events(3)], name="again"), settings)
+    first = ingest(Listed([events(4, 4), events(4, 1)], name="repeats"), settings)
+    with EventStreamOf(settings) as stream:
+        stream.append([view(5), view(5), view(6)])
+    (part,) = load_pending(settings)
+    found = dict(query(settings, "from raw.batch_repeats"))
+    assert found == {again.batch_id: 0, first.batch_id: 2, part.batch_id: 1}
+
+
 def test_an_unknown_batch_is_named(settings: Settings) -> None:
+    ingest(Listed([events(1)]), settings)
     for act in (lambda: quarantine_batch(settings, "shop-1", "bad"), lambda: admit_batch(settings, "shop-1")):
         with pytest.raises(MarqueeError, match="shop-1 is not in the warehouse"):
             act()

@@ -102,7 +102,7 @@ def test_a_batch_that_gained_rows_is_built_again(warehouse: Connection) -> None:
         "update raw.builds set vars_hash = 'older'",
         "update raw.builds set target = 'postgres:1'",
         "delete from raw.builds",
-        "insert into raw.builds values (2, 'duckdb', '2026-01-05', '2026-01-09', true, 'v1', '2026-01-10', null)",
+        "insert into raw.builds values (2, 'duckdb', '2026-01-05', '2026-01-09', true, 'v1', '2026-01-10', null, true)",
     ],
 )
 def test_everything_is_built_anew(warehouse: Connection, change: str) -> None:
@@ -170,3 +170,33 @@ def test_days_asked_for_are_built_and_what_is_pending_stays_so(warehouse: Connec
 def test_days_without_events_cannot_be_asked_for(warehouse: Connection) -> None:
     with pytest.raises(MarqueeError, match="there are events from 2026-01-05 to 2026-01-09"):
         due(warehouse, Asked(date(2026, 2, 1), date(2026, 2, 2)))
+
+
+def test_a_batch_admitted_while_dbt_runs_is_due_afterwards(warehouse: Connection) -> None:
+    add_batch(warehouse, "second", {"e3": date(2026, 1, 10)})
+    running = due(warehouse)
+    assert running is not None
+    number = start_build(warehouse, TARGET, HASH, running)
+    add_batch(warehouse, "late", {"e4": date(2026, 1, 6)})
+    finish_build(warehouse, number, TARGET, running)
+    again = due(warehouse)
+    assert again is not None
+    assert again.window == (date(2026, 1, 6), date(2026, 1, 10))
+
+
+def test_a_batch_keeps_the_number_of_the_build_that_first_covered_it(warehouse: Connection) -> None:
+    add_batch(warehouse, "second", {"e3": date(2026, 1, 10)})
+    build(warehouse)
+    found = warehouse.execute("select batch_id, build_id from raw.built_batches order by all").fetchall()
+    assert found == [("first", 1), ("second", 2)]
+
+
+def test_days_before_a_window_that_was_asked_for_are_due_still(warehouse: Connection) -> None:
+    add_batch(warehouse, "second", {"e3": date(2026, 1, 12)})
+    first = due(warehouse)
+    assert first is not None
+    assert first.window == (date(2026, 1, 10), date(2026, 1, 12))
+    build(warehouse, Asked(date(2026, 1, 12), date(2026, 1, 12)))
+    left = due(warehouse)
+    assert left is not None
+    assert left.window == (date(2026, 1, 10), date(2026, 1, 12))

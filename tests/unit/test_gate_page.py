@@ -61,3 +61,15 @@ def test_what_could_not_be_judged_is_not_shown_as_passed(tmp_path: Path) -> None
         False,
         True,
     ]
+
+
+def test_a_result_that_cannot_be_read_is_shown_as_such(tmp_path: Path) -> None:
+    folder = tmp_path / "validations" / "events"
+    folder.mkdir(parents=True)
+    (folder / "0.json").write_text(json.dumps(result("good", (True, "critical"))))
+    for place, text in enumerate(["", '{"results": [', "{}", "null", '{"results": [1]}'], start=1):
+        (folder / f"{place}.json").write_text(text)
+    page = write_gate_page(tmp_path).read_text()
+    assert page.count("cannot be read") == 5
+    assert "events/3.json" in page
+    assert '<span class="passed">passed</span> good' in page

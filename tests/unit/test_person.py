@@ -43,3 +43,24 @@ def test_blanking_keeps_the_length_and_leaves_no_mention(visitor: str, before: s
     assert len(blanked) == len(text)
     if visitor.strip("*"):
         assert person.count(blanked) == 0
+
+
+def test_customers_are_the_person_in_their_own_column_alone() -> None:
+    person = Person("v1", ["c2", "c1"])
+    assert person.ids("customer_id") == ["v1", "c1", "c2"]
+    assert person.ids("visitor_id") == ["v1"]
+
+
+def test_longer_words_are_those_that_hold_the_id() -> None:
+    text = b'{"a": "v000123", "b": "v0001234", "c": "x-v000123_1 v000123@2026 v00012"}'
+    assert Person("v000123").longer_words(text) == {b"v0001234", b"x-v000123_1"}
+
+
+@given(st.text(min_size=1, max_size=20), st.binary(max_size=40), st.binary(max_size=40))
+def test_places_are_what_blanking_overwrites(visitor: str, before: bytes, after: bytes) -> None:
+    person = Person(visitor)
+    text = before + b'{"visitor_id": "' + person.encoded + b'"}' + after
+    starred = bytearray(text)
+    for start, stop in person.places(text):
+        starred[start:stop] = b"*" * (stop - start)
+    assert bytes(starred) == person.blank(text)
