@@ -1,7 +1,6 @@
 """The feature marts as Parquet files that Feast joins against: a folder a view, a file a day of ``feature_at``.
 
-Only days that a build of the warehouse changed since the last export are written again. What was exported, and which
-entities lost a row by it, is kept in ``exports.db`` until the online store has followed. (That file holds entity ids.)
+Only days that a build of the warehouse changed since the last export are written again.
 """
 
 from __future__ import annotations
@@ -9,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
-import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,22 +16,12 @@ from typing import Final
 import duckdb
 
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, STAMP
+from features.export_record import exported, exports
 from features.services import locked
 from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from marquee.warehouse import open_warehouse
-
-SCHEMA: Final = """
-create table if not exists lineage (id text not null, purged integer not null default 0);
-create table if not exists exports (
-    seq integer primary key, target text not null, built_at text not null, from_day text
-);
-create table if not exists retracted (
-    seq integer not null, view text not null, entity text not null, primary key (view, entity, seq)
-) without rowid;
-"""
-
 
 EMPTY: Final = "no-day.parquet"
 
@@ -57,18 +43,6 @@ class Window:
     from_day: date | None
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """What the offline files hold: which export wrote them last, in which lineage of exports.
-
-    What exports up to ``purged`` retracted is no longer known; a store that stands before it must be filled anew.
-    """
-
-    lineage: str
-    seq: int
-    purged: int
-
-
 def export_offline(settings: Settings) -> dict[str, int]:
     """Bring the offline files up to the marts; rows by view.
 
@@ -80,7 +54,10 @@ def export_offline(settings: Settings) -> dict[str, int]:
         if built is not None:
             seq = exported(record).seq + 1
             for table in OFFLINE_VIEWS:
-                _export_view(settings, warehouse, record, table, Window(seq, built.from_day))
+                try:
+                    _export_view(settings, warehouse, record, table, Window(seq, built.from_day))
+                except duckdb.CatalogException:
+                    raise NothingToDo(f"there is no mart {table.name} yet: run transform_events") from None
             with record:
                 values = (seq, built.target, built.finished_at, built.from_day and built.from_day.isoformat())
                 record.execute("insert into exports values (?, ?, ?, ?)", values)
@@ -111,40 +88,6 @@ def offline_files(
 def offline_folder(settings: Settings) -> Path:
     """The folder with one folder per view."""
     return settings.features / "offline"
-
-
-@contextmanager
-def exports(settings: Settings) -> Iterator[sqlite3.Connection]:
-    """The record of exports, made if there is none."""
-    settings.features.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(settings.features / "exports.db", timeout=30)) as connection:
-        connection.executescript(SCHEMA)
-        with connection:
-            new = "insert into lineage (id) select ? where not exists (select 1 from lineage)"
-            connection.execute(new, [uuid.uuid4().hex])
-        yield connection
-
-
-def exported(record: sqlite3.Connection) -> Exported:
-    """The last export of the record."""
-    lineage, purged = record.execute("select id, purged from lineage").fetchone()
-    seq = record.execute("select coalesce(max(seq), 0) from exports").fetchone()[0]
-    return Exported(lineage, seq, purged)
-
-
-def purge_retracted(record: sqlite3.Connection) -> None:
-    """Forget which entities lost a row: the online store has followed."""
-    with record:
-        record.execute("delete from retracted")
-        record.execute("update lineage set purged = (select coalesce(max(seq), 0) from exports)")
-
-
-def changed_from(record: sqlite3.Connection, after: int) -> tuple[bool, date | None]:
-    """Whether exports after this one changed anything, and the first day they wrote; ``None``: every day."""
-    days = [row[0] for row in record.execute("select from_day from exports where seq > ?", [after])]
-    if not days or None in days:
-        return bool(days), None
-    return True, date.fromisoformat(min(days))
 
 
 def _last(record: sqlite3.Connection) -> Builds | None:
@@ -188,12 +131,14 @@ def _export_view(
     aside = folder / "aside"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for day in _days(warehouse, table, window.from_day):
+    old = _outdated(settings, warehouse, table, window.from_day)
+    left = {date.fromisoformat(Path(path).stem) for path in old}
+    for day in _days(warehouse, table, window.from_day, left):
         _write_day(warehouse, table, day, aside / f"{day}.parquet")
     # A pattern must match something, also before the first row.
     _write_day(warehouse, table, date.min, aside / EMPTY)
     (aside / EMPTY).replace(folder / EMPTY)
-    old, new = offline_files(settings, table, window.from_day), sorted(str(path) for path in aside.glob("*.parquet"))
+    new = sorted(str(path) for path in aside.glob("*.parquet"))
     if table in ONLINE_VIEWS and old:
         _note_retracted(warehouse, record, table, window.seq, (old, new))
     for path in new:
@@ -211,12 +156,30 @@ def _write_day(warehouse: duckdb.DuckDBPyConnection, table: contract.Table, day:
     warehouse.execute(copy, [day, day + timedelta(days=1)])
 
 
-def _days(warehouse: duckdb.DuckDBPyConnection, table: contract.Table, first: date | None) -> list[date]:
-    query = f"select distinct {STAMP}::date from marts.{table.name} where {STAMP} >= ? order by 1"  # noqa: S608
-    try:
-        return [row[0] for row in warehouse.execute(query, [first or date.min]).fetchall()]
-    except duckdb.CatalogException:
-        raise NothingToDo(f"there is no mart {table.name} yet: run transform_events") from None
+def _outdated(
+    settings: Settings, warehouse: duckdb.DuckDBPyConnection, table: contract.Table, first: date | None
+) -> list[str]:
+    """Files of a view that are to be replaced: of the days that are written, and earlier ones that a row has left.
+
+    A session that goes on is stamped anew, and its row is then of a later day.
+    """
+    files = offline_files(settings, table, first)
+    if first is None or STAMP in table.key:
+        return files
+    earlier = offline_files(settings, table, last=first - timedelta(days=1))
+    if not earlier:
+        return files
+    key = ", ".join(table.key)
+    query = f"""select distinct filename from read_parquet(?, filename = true)
+        where ({key}) in (select ({key}) from marts.{table.name} where {STAMP} >= ?)"""  # noqa: S608 - contract's names
+    return sorted(row[0] for row in warehouse.execute(query, [earlier, first]).fetchall()) + files
+
+
+def _days(
+    warehouse: duckdb.DuckDBPyConnection, table: contract.Table, first: date | None, further: set[date]
+) -> list[date]:
+    query = f"select distinct {STAMP}::date as day from marts.{table.name} where {STAMP} >= ? or day in ? order by 1"  # noqa: S608
+    return [row[0] for row in warehouse.execute(query, [first or date.min, list(further)]).fetchall()]
 
 
 def _note_retracted(

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -21,7 +22,8 @@ from feast import FeatureStore
 from features.definitions import ONLINE_VIEWS, STAMP, entity_keys, feature_names
 from features.encoding import cells, key_order
 from features.encoding import entity_keys as serialised_keys
-from features.export import changed_from, exported, exports, offline_files, purge_retracted
+from features.export import offline_files
+from features.export_record import changed_from, exported, exports, purge_retracted
 from features.freshness import TTL
 from features.online_store import ColumnStore, Rows
 from features.services import locked
@@ -74,9 +76,9 @@ class Materialized:
 
 
 def materialized(settings: Settings) -> dict[str, Materialized]:
-    """What is online, by view; empty before the first materialisation. Cheap: one small file."""
+    """What is online, by view; empty before the first materialisation ended, and while one writes. One small file."""
     try:
-        values = json.loads((settings.features / "materialized.json").read_text(encoding="utf-8"))
+        values = json.loads(_noted(settings).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return {view: Materialized(*(datetime.fromisoformat(moment) for moment in two)) for view, two in values.items()}
@@ -88,17 +90,15 @@ def materialize_views(settings: Settings, store: FeatureStore, on_rows: OnRows |
     A row stamped later than now (``settings.as_of``, else the clock) stays offline: it belongs to a day that is not
     over, and training would not have seen it either.
     """
-    counts, marks = {}, {}
+    counts, done = {}, {}
     now = settings_now(settings)
     with locked(settings, "materialize"), exports(settings) as record:
         for table in ONLINE_VIEWS:
-            counts[table.name] = _View(settings, store, table, on_rows or (lambda rows: None)).bring_up_to(now, record)
-            stored = Mark.read(_column_store(store).read_mark(store.config, table.name))
-            if stored and stored.done:
-                marks[table.name] = stored.done.until
-        _note(settings, marks)
+            view = _View(settings, store, table, on_rows or (lambda rows: None))
+            done[table.name], counts[table.name] = view.bring_up_to(now, record)
+        _note(settings, {view: plan.until for view, plan in done.items()})
         _column_store(store).settle(store.config)
-        purge_retracted(record)
+        purge_retracted(record, min(plan.seq for plan in done.values()))
     return counts
 
 
@@ -114,20 +114,27 @@ class _View:
         self._on_rows = on_rows
         self._key = entity_keys(table)[0]
 
-    def bring_up_to(self, now: datetime, record: sqlite3.Connection) -> int:
-        """Write what is new up to ``now``, or to the newest row where that is earlier; rows written."""
+    def bring_up_to(self, now: datetime, record: sqlite3.Connection) -> tuple[Plan, int]:
+        """Write what is new up to ``now``, or to the newest row where that is earlier; what is done, rows written."""
         now = min(now, self._newest_stamp())
         mark = Mark.read(self._online.read_mark(self._config, self._table.name))
         written = 0
         if mark and mark.running and self._can_resume(mark, mark.running, record, now):
-            mark, written = self._run(mark, mark.running, record)
+            done, written = self._run(mark, mark.running, record)
+            mark = Mark(mark.lineage, done)
         if mark is None or not self._is_known(mark, record, now):
+            self._begin()
             self._online.clear(self._config, self._view)
             mark = Mark(exported(record).lineage)
         plan = self._plan(mark, record, now)
         if mark.done and (plan.seq, plan.until) == (mark.done.seq, mark.done.until):
-            return written
-        return written + self._run(mark, plan, record)[1]
+            return mark.done, written
+        plan, more = self._run(mark, plan, record)
+        return plan, written + more
+
+    def _begin(self) -> None:
+        """Before the first change: from it on what is online is of no one moment, also when this run is killed."""
+        _noted(self._settings).unlink(missing_ok=True)
 
     def _can_resume(self, mark: Mark, running: Plan, record: sqlite3.Connection, now: datetime) -> bool:
         """Whether the run that was under way would be planned the same today, but for the clock."""
@@ -153,7 +160,8 @@ class _View:
         low = min(since, datetime.combine(first, datetime.min.time())) if first else since
         return Plan(seq, low.isoformat(), now.isoformat())
 
-    def _run(self, mark: Mark, plan: Plan, record: sqlite3.Connection) -> tuple[Mark, int]:
+    def _run(self, mark: Mark, plan: Plan, record: sqlite3.Connection) -> tuple[Plan, int]:
+        self._begin()
         before = plan.rows
         after = mark.done.seq if mark.done else plan.seq
         for batch in self._newest(plan):
@@ -168,9 +176,8 @@ class _View:
                 alive.update(batch.column(0).to_pylist())
             gone = pa.array([entity for entity in part if entity not in alive], pa.string())
             self._online.remove(self._config, self._view, serialised_keys(gone, self._key), asdict(mark))
-        mark = Mark(mark.lineage, done=plan)
-        self._online.remove(self._config, self._view, [], asdict(mark))
-        return mark, plan.rows - before
+        self._online.remove(self._config, self._view, [], asdict(Mark(mark.lineage, done=plan)))
+        return plan, plan.rows - before
 
     def _newest_stamp(self) -> datetime:
         """The newest row's; what is alive is counted back from it, for a log may have ended long ago."""
@@ -230,11 +237,15 @@ def _column_store(store: FeatureStore) -> ColumnStore:
     return online
 
 
-def _note(settings: Settings, marks: dict[str, str]) -> None:
+def _noted(settings: Settings) -> Path:
+    return settings.features / "materialized.json"
+
+
+def _note(settings: Settings, until: dict[str, str]) -> None:
     written_at = datetime.now(UTC).replace(tzinfo=None).isoformat()
-    path = settings.features / "materialized.json"
+    path = _noted(settings)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    values = {view: [until, written_at] for view, until in marks.items()}
+    values = {view: [moment, written_at] for view, moment in until.items()}
     partial.write_text(json.dumps(values), encoding="utf-8")
     partial.replace(path)
 

@@ -24,6 +24,7 @@ KEPT_HOURS: Final = 24
 KEPT_SESSIONS: Final = 16
 """Folded sessions of one visitor; one more, and the one that was quiet longest is forgotten."""
 LONGEST_ID: Final = 200
+"""Of any id that the service takes: one longer than any shop has would let a single event fill the store."""
 COUNTED: Final = {
     "page_view": "session_view_count",
     "product_view": "session_view_count",
@@ -38,6 +39,18 @@ _GAP: Final = contract.SESSION_GAP_MINUTES * 60 * _SECOND
 _HALF_LIFE: Final = contract.SESSION_HALF_LIFE_MINUTES * 60 * _SECOND
 _EPOCH: Final = datetime(1970, 1, 1)
 _DAMAGED: Final = "a session's state is damaged or of another version"
+
+
+class CategoryPeriod(NamedTuple):
+    """A category that a product has from one moment until before another; microseconds since 1970, UTC."""
+
+    from_at: int
+    until_at: int
+    category_id: str
+
+
+Categories = Mapping[str, tuple[CategoryPeriod, ...]]
+"""By product, the categories that it has had; a product that never had one may be absent."""
 
 
 class SessionEvent(NamedTuple):
@@ -94,23 +107,24 @@ class VisitorState:
     folded: tuple[Session, ...] = ()
 
 
-def events_by_visitor(
-    rows: Iterable[Mapping[str, Any]], categories: Mapping[str, str]
-) -> dict[str, list[SessionEvent]]:
-    """Rows of the contract's events table as session events; ``categories`` gives each product's category."""
+def events_by_visitor(rows: Iterable[Mapping[str, Any]], categories: Categories) -> dict[str, list[SessionEvent]]:
+    """Rows of the contract's events table as session events, each with its product's category of that moment.
+
+    An empty optional id is none, as it is in the warehouse.
+    """
     result: dict[str, list[SessionEvent]] = {}
     for row in rows:
-        product_id = _short(row.get("product_id"))
-        event = SessionEvent(
-            microseconds(row["occurred_at"]),
-            row["event_id"],
-            row["kind"],
-            product_id,
-            categories.get(product_id) if product_id else None,
-            _short(row.get("session_id")),
-        )
+        at, product_id = microseconds(row["occurred_at"]), row.get("product_id") or None
+        category_id = category_at(categories.get(product_id, ()), at) if product_id else None
+        session_id = row.get("session_id") or None
+        event = SessionEvent(at, row["event_id"], row["kind"], product_id, category_id, session_id)
         result.setdefault(row["visitor_id"], []).append(event)
     return result
+
+
+def category_at(periods: Iterable[CategoryPeriod], at: int) -> str | None:
+    """The category of a product at a moment; ``None`` when it had none."""
+    return next((period.category_id for period in periods if period.from_at <= at < period.until_at), None)
 
 
 def absorb(state: VisitorState, events: Iterable[SessionEvent], kept: int = KEPT_EVENTS) -> VisitorState:
@@ -209,11 +223,6 @@ def _decayed(sums: tuple[float, int], at: int) -> float:
 
 def _moment(event: SessionEvent) -> tuple[int, str]:
     return event.at, event.event_id
-
-
-def _short(value: Any) -> str | None:
-    """An id that state may hold; a longer one than any shop has would let one event fill the store."""
-    return value if value and len(value) <= LONGEST_ID else None
 
 
 def _text(at: int) -> str:

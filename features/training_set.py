@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from features.definitions import TRAINING_SERVICE
+from features.definitions import STAMP, TRAINING_SERVICE, entity_keys
+from features.export import offline_files
 from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import GateError, NothingToDo
@@ -60,6 +62,26 @@ def join_table(store: FeatureStore, rows: pa.Table, service: str = TRAINING_SERV
         if pa.types.is_timestamp(field.type):
             joined = joined.set_column(number, field.name, joined.column(number).cast(MOMENT))
     return joined
+
+
+def stamps(settings: Settings, table: contract.Table, rows: pd.DataFrame, moment: str) -> list[datetime | None]:
+    """When the features were stamped that a join finds for each row as of the moment in this column; None for none.
+
+    Whether they were expired by then is not asked.
+    """
+    key = entity_keys(table)[0]
+    asked = rows[[key, moment]].astype({moment: "datetime64[us]"})
+    with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.register("asked", asked)
+        query = f"""
+            select stamp::timestamp
+            from (select {key}, timezone('UTC', {moment}) as moment, row_number() over () as n from asked) as numbered
+            asof left join (select {key}, {STAMP} as stamp from read_parquet(?)) as known
+                on known.{key} = numbered.{key} and numbered.moment >= known.stamp
+            order by n
+        """  # noqa: S608 - names are the contract's
+        return [row[0] for row in connection.execute(query, [offline_files(settings, table)]).fetchall()]
 
 
 def build_training_set(settings: Settings) -> Path:

@@ -22,16 +22,17 @@ from redis.retry import Retry
 
 from features.freshness import TTL
 from features.online_store import Rows
-from marquee.errors import MarqueeError
+from features.patience import REQUEST_SECONDS, Pause
+from marquee.errors import TryAgain
 
 KEY_TTL_SECONDS: Final = int(max(TTL.values()).total_seconds()) + 86_400
 """Valkey lets go of an entity that nothing was written to for this long: by then every TTL is over."""
-PATIENCE_SECONDS: Final = 1.0
-"""How long a request waits for Valkey; after it the service answers without features."""
+WRITER_SECONDS: Final = 10.0
+"""How long materialisation waits for an answer, which holds nobody up."""
 COMMANDS_AT_ONCE: Final = 1_000
 
 
-class OnlineStoreDown(MarqueeError):
+class OnlineStoreDown(TryAgain):
     """The online store cannot be reached or refuses."""
 
 
@@ -47,16 +48,27 @@ class ColumnValkeyOnlineStore(RedisOnlineStore):  # type: ignore[misc]
     """Feast's Redis store on a Valkey that is named by its URL; columns are written whole."""
 
     _client: Redis | None = None
+    _hasty: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pause = Pause()
 
     def _get_client(self, online_store_config: Any) -> Redis:
         if self._client is None:
-            self._client = Redis.from_url(
-                online_store_config.url.get_secret_value(),
-                socket_timeout=PATIENCE_SECONDS,
-                socket_connect_timeout=PATIENCE_SECONDS,
-                retry=Retry(NoBackoff(), 1),
-            )
+            self._client = _connect(online_store_config, WRITER_SECONDS, 1)
         return self._client
+
+    def _read_hash_fields(self, config: RepoConfig, commands: list[tuple[bytes, list[Any]]]) -> list[list[Any]]:
+        """Every online read of Feast's ends here; a request waits, so it is asked once and not for long."""
+        if self._hasty is None:
+            self._hasty = _connect(config.online_store, REQUEST_SECONDS, 0)
+        pipe = self._hasty.pipeline(transaction=False)
+        with _plain_errors(config), self._pause.after(RedisError, OSError), pipe:
+            for key, fields in commands:
+                pipe.hmget(key, fields)
+            values: list[list[Any]] = pipe.execute()
+        return values
 
     def read_mark(self, config: RepoConfig, view: str) -> dict[str, Any] | None:
         """What was written last for a view; None when nothing is known of it."""
@@ -120,6 +132,12 @@ class ColumnValkeyOnlineStore(RedisOnlineStore):  # type: ignore[misc]
             raise
         finally:
             pool.release(connection)
+
+
+def _connect(online_store_config: Any, seconds: float, retries: int) -> Redis:
+    url = online_store_config.url.get_secret_value()
+    retry = Retry(NoBackoff(), retries)
+    return Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry)
 
 
 def _mark_key(config: RepoConfig, view: str) -> str:

@@ -4,7 +4,8 @@ MarqueeError
 ├── SettingsError    a setting is unknown or malformed
 ├── SourceError      a source cannot be read as a whole (wrong path, empty, truncated, missing column)
 ├── GateError        a quality gate refused a batch, a table or a bundle
-├── WarehouseBusy    another process writes to the warehouse; try again
+├── TryAgain         something is busy or down; the same call may succeed later, and Airflow tries it again
+│   └── WarehouseBusy    another process writes to the warehouse
 ├── NothingToDo      an earlier step has not run yet; Airflow tasks skip on it
 └── BundleError      a bundle is missing, incomplete or does not fit this version
 """
@@ -28,8 +29,12 @@ class GateError(MarqueeError):
     """A quality gate refused what it was shown."""
 
 
-class WarehouseBusy(MarqueeError):
-    """Another process writes to the warehouse; the same call may succeed later."""
+class TryAgain(MarqueeError):
+    """Something is busy or cannot be reached for now; the same call may succeed later."""
+
+
+class WarehouseBusy(TryAgain):
+    """Another process writes to the warehouse."""
 
 
 class NothingToDo(MarqueeError):

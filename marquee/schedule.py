@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 
-from marquee.errors import MarqueeError, NothingToDo, WarehouseBusy
+from marquee.errors import MarqueeError, NothingToDo, TryAgain
 
 
 @contextmanager
 def task_outcome() -> Iterator[None]:
-    """Turn our errors into Airflow's: only a busy warehouse, and what we did not foresee, is worth a retry."""
+    """Turn our errors into Airflow's: only what is busy or down, and what we did not foresee, is worth a retry."""
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
     try:
         yield
-    except WarehouseBusy:
+    except TryAgain:
         raise
     except NothingToDo as reason:
         raise AirflowSkipException(str(reason)) from None

@@ -5,11 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
 
+from features.session import LONGEST_ID
 from marquee import contract
 
-Id = Annotated[str, Field(min_length=1, max_length=200)]
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+# An empty id is none, as it is in the warehouse.
+OptionalId = Annotated[
+    Annotated[str, Field(max_length=LONGEST_ID)] | None, BeforeValidator(lambda value: None if value == "" else value)
+]
 Kind = Literal["page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "other"]
 Device = Literal["desktop", "mobile", "tablet", "unknown"]
 
@@ -21,7 +26,7 @@ class RequestContext(BaseModel):
 
     device: Device = "unknown"
     page: str | None = None
-    session_id: Id | None = None
+    session_id: OptionalId = None
 
 
 class RecommendRequest(BaseModel):
@@ -86,15 +91,15 @@ class Event(BaseModel):
     kind: Kind
     occurred_at: datetime
     visitor_id: Id
-    customer_id: str | None = None
-    session_id: str | None = None
-    product_id: str | None = None
-    banner_id: str | None = None
-    placement_id: str | None = None
+    customer_id: OptionalId = None
+    session_id: OptionalId = None
+    product_id: OptionalId = None
+    banner_id: OptionalId = None
+    placement_id: OptionalId = None
     position: int | None = Field(None, ge=0, lt=2**63)
-    request_id: str | None = None
-    impression_id: str | None = None
-    order_id: str | None = None
+    request_id: OptionalId = None
+    impression_id: OptionalId = None
+    order_id: OptionalId = None
     page: str | None = None
     quantity: float | None = Field(None, ge=0)
     amount: float | None = Field(None, ge=0)
@@ -108,7 +113,7 @@ class Event(BaseModel):
 
     @model_validator(mode="after")
     def _needs_of_its_kind(self) -> Event:
-        missing = [name for name in contract.required_by_kind(self.kind) if getattr(self, name) in (None, "")]
+        missing = [name for name in contract.required_by_kind(self.kind) if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{missing[0]} is missing, which a {self.kind} needs")
         # As given first: a moment near year 1 or 9999 has no UTC to convert to.

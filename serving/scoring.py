@@ -15,6 +15,7 @@ import numpy as np
 
 from features.matrix import BANNER_COUNTS, Floats
 from features.moments import Moment, OnlineMoments
+from features.patience import PAUSE_SECONDS
 from features.store import OnlineFeatures
 from ingestion.event_stream import EventStream
 from marquee import contract
@@ -49,10 +50,11 @@ class Scorer:
         self._features = OnlineFeatures(settings)
         self._moments = OnlineMoments(settings)
         self._counts_moment: Moment | None = None
-        self._checked_at = self._counted_at = -math.inf
+        self._counted_at: datetime | None = None
+        self._checked_at = self._count_at = -math.inf
         self.tag = ""
         self.bundle: Bundle
-        self._counts: dict[str, Floats]
+        self._counts: dict[str, Floats] = {}
         self._follow_champion()
 
     def recommend(self, request: RecommendRequest) -> RecommendResponse:
@@ -66,10 +68,13 @@ class Scorer:
         as_of = {
             "visitor": before if before == self._moments.now() else None,
             "banner": self._counts_moment,
+            "counted_at": self._counted_at and self._counted_at.isoformat(),
             "is_visitor_read": fallback != "features_unavailable",
         }
         context = Context(request.placement, request.context.device, np.datetime64(now, "us"))
-        slate = recommend(self.bundle, context, request.n, visitor, self._counts, request_rng(request_id))
+        slate = recommend(self.bundle, context, request.n, visitor, self.banner_counts, request_rng(request_id))
+        if not self._counts:
+            fallback = "features_unavailable"
         if not slate:
             fallback = "nothing_eligible"
         elif self._stream:
@@ -106,29 +111,36 @@ class Scorer:
         self._checked_at = time.monotonic()
         try:
             tag = registry.require_champion(self._settings)
-            if tag != self.tag or self._checked_at - self._counted_at >= COUNTS_SECONDS:
-                bundle = self.bundle if tag == self.tag else registry.load_bundle(self._settings, tag)
-                before = self._moments.now()
+            if tag != self.tag:
+                bundle = registry.load_bundle(self._settings, tag)
                 service = registry.feature_service_name(tag)
-                features = self._features.through(service, bundle.manifest["feature_service"])
-                counts = self._read_counts(bundle, features)
-                self._counts_moment = before if before == self._moments.now() else None
-                self._features, self.bundle, self._counts = features, bundle, counts
-                self.tag, self._counted_at = tag, self._checked_at
+                self._features = self._features.through(service, bundle.manifest["feature_service"])
+                self.bundle, self.tag = bundle, tag
+                self._counts, self._counts_moment, self._count_at = {}, None, -math.inf
         except Exception as error:  # whatever is wrong with the new one, the last good one still answers
             if not self.tag:
                 raise
             LOG.error("still serving %s: %s", self.tag, error)
+        if self._checked_at >= self._count_at:
+            self._read_counts()
 
     @property
     def banner_counts(self) -> dict[str, Floats]:
-        """[B] arrays of the banners' counts as the online store has them."""
-        return self._counts
+        """[B] arrays of the banners' counts as the online store has them; NaN while it could not be asked."""
+        return self._counts or dict.fromkeys(BANNER_COUNTS, np.full(len(self.bundle.catalogue), np.nan))
 
-    def _read_counts(self, bundle: Bundle, features: OnlineFeatures) -> dict[str, Floats]:
-        ids = bundle.catalogue.banner_ids
-        known = features.banners(ids, self._clock())
-        return {
+    def _read_counts(self) -> None:
+        """Take the banners' counts from the online store; while it is down, those known last stay."""
+        ids, before, now = self.bundle.catalogue.banner_ids, self._moments.now(), self._clock()
+        try:
+            known = self._features.banners(ids, now)
+        except Exception as error:  # whatever it raises, a page view still gets its banners
+            self._count_at = self._checked_at + PAUSE_SECONDS
+            LOG.error("the banners' counts cannot be read, %s: %s", "old ones stay" if self._counts else "none", error)
+            return
+        self._counts_moment, self._counted_at = before if before == self._moments.now() else None, now
+        self._count_at = self._checked_at + COUNTS_SECONDS
+        self._counts = {
             name: np.array([known[b][name] if b in known else np.nan for b in ids], dtype=np.float64)
             for name in BANNER_COUNTS
         }

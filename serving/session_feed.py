@@ -1,7 +1,8 @@
 """Brings what a service worker logs into the session store within a moment, off the path of any request.
 
 The log is the queue: a thread reads the worker's own stream from where the store says it was applied to. So a store
-that is down delays nothing and loses nothing, and what a killed worker left behind is read by the next one.
+that is down delays nothing and loses nothing, and what a killed worker left behind is read by the next one. A store
+that was restarted empty, flushed or replaced by one that lags says itself how far it is, and is brought up from there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from marquee.settings import Settings, settings_now
 
 POLL_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
+"""How often the store is asked whether it still has what it was told, when nothing happens."""
 CHUNK_BYTES: Final = 4 << 20
 REPLAYED_BYTES: Final = 64 << 20
 """Most that is read again of a stream of which nobody knows how far it was applied."""
@@ -45,6 +48,7 @@ class SessionFeed:
         self._settings = settings
         self._positions: dict[Path, int] = {}
         self._is_open = self._is_failing = False
+        self._looked_at = time.monotonic()
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="session-feed", daemon=True)
 
@@ -69,6 +73,9 @@ class SessionFeed:
             SessionStoreError: the store is unwell; what was not applied stays for the next call.
             MarqueeError, OSError: a stream cannot be read.
         """
+        if self._is_open and time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._rejoin(self._own)
         if not self._is_open:
             self._open()
         return sum(self._follow(file) for file in list(self._positions))
@@ -103,29 +110,42 @@ class SessionFeed:
 
     def _open(self) -> None:
         """Where to go on: the own stream, and others' streams as far as they were not applied."""
-        since = time.time() - KEPT_HOURS * 3600
-        positions = {}
-        for file in sorted(self._own.parent.glob("*.jsonl"), key=lambda file: file != self._own):
-            found = file.stat()
-            if file == self._own or found.st_mtime >= since:
-                position = self._store.position(_stream(file))
-                positions[file] = _recent(file, found.st_size) if position is None else position
-        self._positions = positions
+        files = sorted(self._own.parent.glob("*.jsonl"), key=lambda file: file != self._own)
+        self._positions = {file: self._join(file) for file in files if file == self._own or _is_recent(file)}
         self._is_open = True
+
+    def _join(self, file: Path) -> int:
+        """Where the store says that a stream stands; of one it does not know, the start of what is worth reading."""
+        while (position := self._store.position(_stream(file))) is None:
+            start = _recent(file)
+            if self._store.advance(_stream(file), None, start):
+                return start
+        return position
+
+    def _rejoin(self, file: Path) -> None:
+        """Where a stream stands when that may not be where we left it."""
+        found = self._store.position(_stream(file))
+        if found is None or found < self._positions[file]:
+            self._is_open = False  # the store lost what it had: begin again with all streams
+        else:
+            self._positions[file] = found  # another worker began with all streams, ours among them
 
     def _follow(self, file: Path) -> int:
         """Apply a stream up to its end; another worker's is then its own worker's again."""
         applied = 0
-        while self._positions[file] != file.stat().st_size:
-            if file.stat().st_size < self._positions[file]:  # rewritten: what stays is harmless to apply again
-                self._positions[file] = _recent(file, file.stat().st_size)
-            part = pending_part(file, self._positions[file])
-            if part is None:
+        while self._is_open and (before := self._positions[file]) != (size := file.stat().st_size):
+            if size < before:  # rewritten: what stays is harmless to apply again
+                after = _recent(file)
+            elif part := pending_part(file, before):
+                rows, after = _read(file, part.start, part.stop)
+                applied += self._apply(rows)
+            else:
                 break
-            rows, end = _read(file, part.start, part.stop)
-            applied += self._apply(rows)
-            self._store.set_position(_stream(file), end)
-            self._positions[file] = end
+            # Only together with its position an update is known to have reached the store that had all before it.
+            if self._store.advance(_stream(file), before, after):
+                self._positions[file] = after
+            else:
+                self._rejoin(file)
         if file != self._own:
             del self._positions[file]
         return applied
@@ -154,8 +174,16 @@ def _read(file: Path, start: int, stop: int) -> tuple[list[dict[str, Any]], int]
     return rows, start + len(data)
 
 
-def _recent(file: Path, size: int) -> int:
+def _is_recent(file: Path) -> bool:
+    """Whether sessions may still be under way of which a stream tells."""
+    return file.stat().st_mtime >= time.time() - KEPT_HOURS * 3600
+
+
+def _recent(file: Path) -> int:
     """The start of the last lines worth reading again."""
+    size = file.stat().st_size
+    if not _is_recent(file):
+        return size
     if size <= REPLAYED_BYTES:
         return 0
     with file.open("rb") as stream:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, entity_keys, feature_names, feature_objects
 from features.freshness import TTL
 from features.matrix import READS, VISITOR_FIELDS, ranker_matrix
+from features.session import LONGEST_ID
 from ingestion.batch import check_event
 from marquee import contract
 from marquee.errors import BundleError
@@ -241,6 +242,20 @@ def test_api_and_sources_draw_the_same_borders(field: str, value: Any, is_right:
     else:
         with pytest.raises(ValidationError, match=field):
             schemas.Event.model_validate(event | {field: value})
+
+
+def test_every_optional_id_is_bounded_and_may_be_empty() -> None:
+    event = {"event_id": "e", "kind": "page_view", "occurred_at": VALUES["occurred_at"], "visitor_id": "v"}
+    ids = [column.name for column in contract.EVENTS.columns if column.name.endswith("_id")]
+    optional = [name for name in ids if not contract.EVENTS.column(name).required]
+    assert (len(ids), len(optional)) == (10, 8)
+    for name in ids:
+        with pytest.raises(ValidationError, match=name):
+            schemas.Event.model_validate(event | {name: "x" * (LONGEST_ID + 1)})
+        assert schemas.Event.model_validate(event | {name: "x" * LONGEST_ID}).row()[name] == "x" * LONGEST_ID
+    for name in optional:
+        assert schemas.Event.model_validate(event | {name: ""}).row()[name] is None
+    assert schemas.RequestContext.model_validate({"session_id": ""}).session_id is None
 
 
 # --- OpenAPI ------------------------------------------------------------------------------------------------

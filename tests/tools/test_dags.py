@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from marquee import contract
+from marquee.errors import TryAgain, WarehouseBusy
 from marquee.process import environment, migrate
 from marquee.schedule import given_days, task_outcome
 from marquee.settings import ROOT, Settings
@@ -201,6 +202,23 @@ def test_wrong_days_fail_for_good(first: str, last: str, error: str) -> None:
 
     with pytest.raises(AirflowFailException, match=error), task_outcome():
         given_days(first, last)
+
+
+def test_a_store_that_is_down_for_a_while_is_tried_again(tmp_path: Path) -> None:
+    """As a busy warehouse is; what a person must repair is not."""
+    from airflow.sdk.exceptions import AirflowFailException
+    from pydantic import SecretStr
+
+    from features.store import OnlineFeatures
+
+    url = SecretStr("redis://127.0.0.1:1/0")
+    online = OnlineFeatures(Settings(home=tmp_path, online_store="valkey", valkey_url=url))
+    with pytest.raises(TryAgain, match=r"^Valkey at 127\.0\.0\.1:1: "), task_outcome():
+        online.visitors(["v1"], datetime(2026, 1, 1))
+    with pytest.raises(TryAgain), task_outcome():
+        raise WarehouseBusy("another process writes")
+    with pytest.raises(AirflowFailException, match="valkey_url must be set"), task_outcome():
+        OnlineFeatures(Settings(home=tmp_path, online_store="valkey"))
 
 
 def test_days_left_open_are_none() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -24,15 +26,17 @@ from hypothesis import strategies as st
 
 from features import materialization
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, VISITOR_VIEWS, feature_names, feature_objects
-from features.export import export_offline
+from features.export import export_offline, offline_files
+from features.export_record import exports
 from features.freshness import TTL
+from features.moments import OnlineMoments
 from features.services import register_service
 from features.store import OnlineFeatures, materialize, materialized, open_store
 from features.training_set import join_features
 from ingestion.batch import ARROW_TYPES
 from marquee import contract
 from marquee.errors import NothingToDo
-from marquee.settings import Settings
+from marquee.settings import ROOT, Settings
 
 pytestmark = pytest.mark.tools
 
@@ -78,7 +82,7 @@ def write_marts(settings: Settings, visitors: list[Stamp], banners: list[Stamp])
     with duckdb.connect(str(settings.warehouse)) as connection:
         connection.execute("create schema if not exists marts")
         tables: dict[contract.Table, list[Stamp]] = {RECENT: visitors, YEAR: visitors, BANNERS: banners}
-        for table, stamps in (tables | {contract.SESSION_FEATURES: []}).items():
+        for table, stamps in (tables | {contract.SESSION_FEATURES: [], contract.PRODUCT_CATEGORY_PERIODS: []}).items():
             columns = ", ".join(f"{c.name} {contract.SQL_TYPES[c.type]} not null" for c in table.columns)
             connection.execute(f"create or replace table marts.{table.name} ({columns})")
             marks = ", ".join("?" for _ in table.columns)
@@ -453,6 +457,83 @@ def test_an_interrupted_run_is_taken_up_where_it_stood(
     assert online_rows(broken.features / "online.db") == online_rows(whole.features / "online.db")
 
 
+def test_what_an_export_under_way_has_noted_is_kept_until_it_is_through(new_home: Callable[[], Settings]) -> None:
+    """A materialisation that runs in between must not forget it: the export notes a lost row once."""
+    settings = new_home()
+    write_marts(settings, [("v0", 10), ("v1", 10)], [("b0", 10)])
+    write_build(settings, None)
+    materialize(settings)
+    write_marts(settings, [("v0", 10)], [("b0", 10)])
+    write_build(settings, 10)
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute(f"alter table marts.{BANNERS.name} rename to away")
+    with pytest.raises(NothingToDo, match=BANNERS.name):
+        export_offline(settings)  # its first two views are written
+    materialization.materialize_views(settings, open_store(settings))
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute(f"alter table marts.away rename to {BANNERS.name}")
+    materialize(settings)
+    assert set(OnlineFeatures(settings).visitors(["v0", "v1"], EPOCH + 10 * DAY)) == {"v0"}
+    with exports(settings) as record:
+        assert record.execute("select count(*) from retracted").fetchone() == (0,)
+
+
+def test_a_killed_materialisation_claims_no_moment(new_home: Callable[[], Settings]) -> None:
+    settings = new_home()
+    write_marts(settings, [("v0", 10)], [("b0", 10)])
+    materialize(settings)
+    moments = OnlineMoments(settings)
+    first = moments.now()
+    assert first is not None
+    write_marts(settings, [("v0", 10), ("v0", 11)], [("b0", 10), ("b0", 11)])
+
+    def stop(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(settings, stop)
+    assert (moments.now(), materialized(settings)) == (None, {})
+    materialize(settings)
+    now = moments.now()
+    assert now is not None
+    assert now[0] > first[0]
+    materialize(settings)  # where nothing is written, the moment is as good as before
+    assert set(materialized(settings)) == {table.name for table in ONLINE_VIEWS}
+
+
+def write_sessions(settings: Settings, sessions: dict[str, tuple[float, float]]) -> None:
+    """The sessions mart as of now: each session's last event, in days from ``EPOCH``, and its views."""
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute("delete from marts.session_features")
+        for name, (day, count) in sessions.items():
+            values = [name, f"v-{name}", EPOCH + day * DAY, count, 0, 0, 0, 0, "[]", "{}"]
+            connection.execute(f"insert into marts.session_features values ({', '.join('?' * len(values))})", values)
+
+
+def offline_sessions(settings: Settings) -> list[tuple[Any, ...]]:
+    files = offline_files(settings, contract.SESSION_FEATURES)
+    return duckdb.sql(f"select * from read_parquet({files!r}) order by all").fetchall()
+
+
+def test_a_session_that_goes_on_after_midnight_is_exported_once(new_home: Callable[[], Settings]) -> None:
+    grown, anew = new_home(), new_home()
+    for settings in (grown, anew):
+        write_marts(settings, [("v0", 10)], [])
+    alone = {"ended": (9.5, 1.0), "alone": (9.98, 1.0), "named": (3.0, 1.0), "new": (10.5, 1.0)}
+    write_sessions(grown, {"ended": (9.5, 1.0), "alone": (9.98, 1.0), "named": (3.0, 1.0), "with": (9.97, 2.0)})
+    write_build(grown, None)
+    export_offline(grown)
+    later = alone | {"alone": (10.01, 3.0), "named": (10.2, 2.0), "with": (9.97, 2.0)}
+    for settings, first in ((grown, 10), (anew, None)):
+        write_sessions(settings, later)
+        write_build(settings, first)
+        export_offline(settings)
+    assert len(offline_sessions(anew)) == len(later) == 5
+    assert offline_sessions(grown) == offline_sessions(anew)
+    names = [[Path(path).name for path in offline_files(each, contract.SESSION_FEATURES)] for each in (grown, anew)]
+    assert names[0] == names[1], "and no empty day stays"
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x0a\xff\xff", None])
 def test_a_damaged_registry_heals(new_home: Callable[[], Settings], damage: bytes | None) -> None:
     settings = new_home()
@@ -546,3 +627,12 @@ def test_an_unfinished_day_stays_offline(tmp_path: Path) -> None:
     # Once the day is over, its rows follow, although nothing was built.
     materialize(settings.model_copy(update={"as_of": noon + DAY}))
     assert set(online.visitors(["v1", "v2"], noon + DAY)) == {"v1", "v2"}
+
+
+def test_feast_is_imported_without_its_checks_of_each_call(tmp_path: Path) -> None:
+    """They take most of the start-up of every command that needs Feast, and time at every read."""
+    code = "import features.store, feast; print(feast.FeatureView.__init__.__code__.co_names)"
+    command = [sys.executable, "-c", code]
+    names = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT).stdout
+    assert "entities" in names
+    assert "typeguard" not in names

