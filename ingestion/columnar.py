@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from ingestion.rows import EPOCH, LINE_LIMIT, CsvBlock
 from marquee import contract
 
 Columns = Mapping[str, pa.Array]
+Item = TypeVar("Item")
 
 _UNUSUAL: Final = (b'"', *(bytes([code]) for code in (0, 9, 11, 12, 13, 28, 29, 30, 31)))
 """What the rows' reader treats apart: the quote, the NUL, and what ``str.strip`` takes for space."""
@@ -43,13 +45,31 @@ def csv_batches(
 
     ``make_columns`` gives what ``make`` would give for each row, or raises ``Doubt``.
     """
-    for block in blocks:
+    for block, columns in _ahead((block, _plain_columns(block, names)) for block in blocks):
         try:
-            made = [Batch(table.name, _records(table, make_columns(read_columns(block, names))))]
+            if columns is None:
+                raise Doubt
+            made = [Batch(table.name, _records(table, make_columns(columns)))]
         except Doubt:
             yield from batches(table, block.rows(), make)
         else:
             yield from made
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made in a thread while the one before is used: unpacking and parsing leave Python free."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
+
+
+def _plain_columns(block: CsvBlock, names: Sequence[str]) -> dict[str, pa.Array] | None:
+    try:
+        return read_columns(block, names)
+    except Doubt:
+        return None
 
 
 def read_columns(block: CsvBlock, names: Sequence[str]) -> dict[str, pa.Array]:
