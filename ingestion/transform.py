@@ -21,7 +21,7 @@ from marquee.lineage import emit_dbt_lineage
 from marquee.settings import ROOT, Settings
 
 PROJECT: Final = ROOT / "dbt_project"
-EVENTS_ONLY: Final = ["--exclude", "path:models/staging", "path:seeds", "source:*", "config.materialized:view"]
+EVENTS_ONLY: Final = ["--exclude", "path:models/staging", "path:seeds", "source:*", "config.materialized:view", "tag:catalogue"]
 """Leaves out what new events cannot change: views, seeds, and what is tested of the catalogue as it came."""
 FAILED: Final = ("error", "fail", "runtime error")
 Window = tuple[date, date]
@@ -165,7 +165,7 @@ def _target_started(settings: Settings) -> Iterator[None]:
 
 def _global_flags(settings: Settings) -> list[str]:
     logs = str(settings.home / "dbt" / "logs")
-    return ["--log-level", "none", "--no-use-colors", "--no-send-anonymous-usage-stats", "--log-path", logs]
+    return ["--log-level", "none", "--log-level-file", "info", "--no-use-colors", "--no-send-anonymous-usage-stats", "--log-path", logs]
 
 
 def _flags(settings: Settings, window: Window | None = None) -> list[str]:

@@ -262,7 +262,7 @@ VISITOR_FEATURES_365D = Table(
     (
         Column("visitor_id", "string", True),
         _FEATURE_AT,
-        Column("last_seen_at", "timestamp", True),
+        Column("last_seen_at", "timestamp", about="The latest event in the window; empty when none is left."),
         Column("order_count_365d", "float", True),
         Column("order_amount_365d", "float", True),
         Column("visitor_impression_count_365d", "float", True),
@@ -322,6 +322,18 @@ BANNER_CATALOGUE = Table(
     ),
 )
 
+PRODUCT_CATEGORY_PERIODS = Table(
+    "product_category_periods",
+    "One row per product and period in which it has one category, from valid_from_at to before valid_until_at.",
+    ("product_id", "valid_from_at"),
+    (
+        Column("product_id", "string", True),
+        Column("category_id", "string", True),
+        Column("valid_from_at", "timestamp", True, "First moment; 1900 for a category that held before any date."),
+        Column("valid_until_at", "timestamp", True, "First moment at which it no longer holds; 9999 for none."),
+    ),
+)
+
 TRAINING_ROWS = Table(
     "training_rows",
     "One row per impression of a known banner, with its label and its context.",
@@ -351,6 +363,7 @@ MART_TABLES: Final[dict[str, Table]] = {
         BANNER_FEATURES_28D,
         SESSION_FEATURES,
         BANNER_CATALOGUE,
+        PRODUCT_CATEGORY_PERIODS,
         TRAINING_ROWS,
     )
 }

@@ -8,6 +8,12 @@
 {% macro default__json_text(value) -%} cast(to_json({{ value }}) as {{ dbt.type_string() }}) {%- endmacro %}
 {% macro spark__json_text(value) -%} substring(to_json(array({{ value }})), 2, length(to_json(array({{ value }}))) - 2) {%- endmacro %}
 
+{# A decimal with so many digits as text, all of them written. #}
+{% macro decimal_text(value, digits) -%} {{ return(adapter.dispatch('decimal_text', 'marquee')(value, digits)) }} {%- endmacro %}
+{% macro default__decimal_text(value, digits) -%} cast({{ value }} as {{ dbt.type_string() }}) {%- endmacro %}
+{# Spark writes small ones with an exponent. #}
+{% macro spark__decimal_text(value, digits) -%} format_number({{ value }}, '0.{{ '0' * digits }}') {%- endmacro %}
+
 {# A sum of floats to the last digit, whatever order the rows come in: the same rows must give the same bundle. #}
 {% macro stable_sum(value) -%} {{ return(adapter.dispatch('stable_sum', 'marquee')(value)) }} {%- endmacro %}
 {% macro default__stable_sum(value) -%} sum({{ value }} order by {{ value }}) {%- endmacro %}

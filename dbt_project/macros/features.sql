@@ -66,9 +66,13 @@ long_sessions as (
 ),
 
 places as (
-    select products.*, row_number() over (partition by visitor_id, session_id order by recency) as place
+    select
+        products.*,
+        row_number() over (partition by products.visitor_id, products.session_id order by products.recency) as place
     from products
-    where (visitor_id, session_id) in (select visitor_id, session_id from long_sessions)
+    inner join long_sessions
+        on products.visitor_id = long_sessions.visitor_id
+        and products.session_id = long_sessions.session_id
 ),
 
 last_products as (
@@ -76,8 +80,12 @@ last_products as (
     from (
         select visitor_id, session_id, product_id, recency from places where place <= {{ kept }}
         union all
-        select visitor_id, session_id, product_id, recency from products
-        where (visitor_id, session_id) not in (select visitor_id, session_id from long_sessions)
+        select products.visitor_id, products.session_id, products.product_id, products.recency
+        from products
+        left join long_sessions
+            on products.visitor_id = long_sessions.visitor_id
+            and products.session_id = long_sessions.session_id
+        where long_sessions.session_id is null
     ) as kept_products
     group by visitor_id, session_id
 )

@@ -11,14 +11,14 @@ that a value that lies on the border between two texts does not fall to one or t
     cast(cast({{ share }} as decimal(14, 12)) as decimal(8, 6))
 {%- endmacro %}
 
-{# JSON object text {"key": value, ...} in the order given; '{}' when there is no row. #}
-{% macro json_object(key, value, order) -%}
-    {%- set member = json_text(key) ~ " || ':' || cast(" ~ value ~ " as " ~ dbt.type_string() ~ ")" -%}
+{# JSON object text {"key": value, ...} of decimals with so many digits, in the order given. #}
+{% macro json_object(key, value, digits, order) -%}
+    {%- set member = json_text(key) ~ " || ':' || " ~ decimal_text(value, digits) -%}
     '{' || {{ dbt.listagg(member, "','", "order by " ~ order) }} || '}'
 {%- endmacro %}
 
 {# JSON object text {"key": share, ...}, largest share first, then by key. #}
-{% macro share_object(key, share) -%} {{ json_object(key, share, share ~ ' desc, ' ~ key) }} {%- endmacro %}
+{% macro share_object(key, share) -%} {{ json_object(key, share, 6, share ~ ' desc, ' ~ key) }} {%- endmacro %}
 
 {# JSON list text ["a", ...] in the order given, else of the values themselves. #}
 {% macro json_list(value, order=none) -%}

@@ -1,5 +1,6 @@
 """The dbt project agrees with the contract, and says what each of its tables is."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_mart_columns_and_types_are_the_contract() -> None:
             c.required for c in table.columns
         ]
         compared += len(columns)
-    assert compared == sum(len(table.columns) for table in contract.MART_TABLES.values()) == 51
+    assert compared == sum(len(table.columns) for table in contract.MART_TABLES.values()) == 55
 
 
 def test_staging_columns_are_the_contract() -> None:
@@ -70,6 +71,31 @@ def test_model_files_are_short(file: Path) -> None:
 def test_every_reader_has_an_exposure() -> None:
     readers = {"feast", "two_tower", "ranker", "service", "placement_report"}
     assert readers <= set(_properties("exposures"))
+
+
+def test_what_an_exposure_reads_is_under_contract() -> None:
+    """Names and types of what leaves dbt; a seed has its types in its configuration."""
+    models, seeds, checked = _properties("models"), set(), 0
+    for file in (ROOT / "dbt_project" / "seeds").glob("*.yml"):
+        seeds |= {seed["name"] for seed in yaml.safe_load(file.read_text(encoding="utf-8"))["seeds"]}
+    for name, exposure in _properties("exposures").items():
+        for reference in exposure["depends_on"]:
+            read = reference.removeprefix("ref('").removesuffix("')")
+            if read in seeds or name == "placement_report":
+                continue
+            assert models[read].get("config", {}).get("contract") == {"enforced": True}, f"{name} reads {read}"
+            assert all("data_type" in column for column in models[read]["columns"])
+            checked += 1
+    assert checked > 20
+
+
+def test_exposures_name_what_the_code_reads() -> None:
+    """Every mart and staged table that features, training and serving ask the warehouse for."""
+    exposed = " ".join(str(entry["depends_on"]) for entry in _properties("exposures").values())
+    code = [file for room in ("features", "training", "serving") for file in (ROOT / room).rglob("*.py")]
+    read = set(re.findall(r"(?:marts|staging)\.(\w+)", "\n".join(file.read_text(encoding="utf-8") for file in code)))
+    assert {"banner_catalogue", "stg_categories", "training_rows"} <= read
+    assert {name for name in read if f"'{name}'" not in exposed} == set()
 
 
 def test_weighted_kinds_are_event_kinds() -> None:

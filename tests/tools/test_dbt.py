@@ -84,7 +84,7 @@ def test_built_columns_are_the_contract(shop: Settings, built: DbtResult) -> Non
         described[schema, table].append((column, kind))
     tables = [("marts", t.name, t) for t in contract.MART_TABLES.values()]
     tables += [("staging", f"stg_{t.name}", t) for t in contract.RAW_TABLES.values()]
-    assert len(tables) == 15
+    assert len(tables) == 16
     for schema, name, table in tables:
         assert described[schema, name] == [(c.name, contract.SQL_TYPES[c.type]) for c in table.columns], name
 
@@ -201,7 +201,11 @@ def test_training_rows_are_the_impressions(shop: Settings, built: DbtResult) -> 
     assert shown == impressions
     assert 0 < clicked < rows
     ((placed, clicks),) = query(shop, "select sum(impression_count), sum(click_count) from marts.placement_days")
-    assert (placed, clicks) == (shown, all_clicked)
+    ((clean, clean_clicks),) = query(
+        shop, "select count(*), count(*) filter (is_clicked) from intermediate.int_impressions_clean"
+    )
+    assert (placed, clicks, placed) == (clean, clean_clicks, shown - flagged)
+    assert clicks <= all_clicked
 
 
 def test_placements_and_mix_are_json(shop: Settings, built: DbtResult) -> None:

@@ -69,6 +69,9 @@ def hard_events(banner: str) -> list[dict[str, Any]]:
         event(13, "page_view", MIDNIGHT + timedelta(hours=1), "b", session_id="own", customer_id="C 1"),
         event(14, "favourite", MIDNIGHT - timedelta(days=1, hours=1), "B", product_id='q"', device="mobile"),
         event(15, "cart", MIDNIGHT - timedelta(days=1, hours=1), "B", product_id="unknown", country="ü"),
+        # Interest that has halved 1,440 times, which is less than the least float.
+        event(17, "product_view", MIDNIGHT - timedelta(days=30), "c", session_id="long", product_id="odd 😀"),
+        event(18, "cart", MIDNIGHT + timedelta(hours=1), "c", session_id="long", product_id='q"'),
         event(16, "impression", MIDNIGHT + timedelta(hours=2), "B", **(shown | {"impression_id": "i2"}), arm="x"),
     ]
 
@@ -245,6 +248,8 @@ def test_hard_cases_are_in_what_is_compared(reference: Settings) -> None:
         assert over == [(8, 2)]
         shown = values("select is_clicked, campaign_id is not null from marts.impressions where event_id like '%漢字%'")
         assert shown == [(True, True)], "reported twice, shown once"
+        long = values("select category_interest from marts.session_features where session_id = 'long'")
+        assert long == [('{"c\\"1":0.000000000,"😀":1.500000000}',)]
 
 
 def test_postgres_equals_duckdb(reference: Settings, on_postgres: Settings) -> None:

@@ -20,11 +20,15 @@ categories as (
     group by banner_id, category_id
     union all
     -- Without products of a known category the landing category stands for them.
-    select banner_id, landing_category_id as category_id, 1 as product_count
-    from {{ ref('stg_banners') }}
+    select banners.banner_id, banners.landing_category_id as category_id, 1 as product_count
+    from {{ ref('stg_banners') }} as banners
     where
-        landing_category_id is not null
-        and banner_id not in (select banner_id from promoted where category_id is not null)
+        banners.landing_category_id is not null
+        and not exists (
+            select 1
+            from promoted
+            where promoted.banner_id = banners.banner_id and promoted.category_id is not null
+        )
 ),
 
 shares as (

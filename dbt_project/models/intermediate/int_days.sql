@@ -1,3 +1,5 @@
+{{ config(materialized='view') }}
+
 -- Numbers 0 to 99,999 from their decimal digits, 273 years of days: no target's own series function needed.
 with digits as (
     {% for digit in range(10) -%}

@@ -2,15 +2,16 @@
     materialized='incremental', partition_by='impressed_date', meta={'days_before': attribution_day_count()}
 ) }}
 {% set attribution_seconds = (var('attribution_days') | float * 86400) | round | int %}
-
 {% set days = attribution_day_count() %}
 
 with reports as (
-    select * from {{ ref('int_events_sessionised') }}
+    select * from {{ ref('int_events_sessionised') }} as events
     where kind = 'impression' and {{ in_window('event_date', before=days) }}
     {%- if is_windowed() %}
-    and impression_id not in (
-        select impression_id from {{ this }} where {{ before_window('impressed_date', before=days) }}
+    and not exists (
+        select 1
+        from {{ this }} as older
+        where older.impression_id = events.impression_id and {{ before_window('older.impressed_date', before=days) }}
     )
     {%- endif %}
 ),

@@ -4,6 +4,7 @@
 
 with flagged as (
     select distinct visitor_id, activity_date from {{ ref('int_visitor_day_flags') }}
+    where {{ in_window('activity_date') }}
 ),
 
 items as (

@@ -2,7 +2,14 @@
 {% set days = var('order_attribution_days') | int %}
 
 with orders as (
-    select event_id, order_id, visitor_id, product_id, amount, occurred_at, event_date
+    select
+        event_id,
+        coalesce(order_id, session_id) as order_id,
+        visitor_id,
+        product_id,
+        amount,
+        occurred_at,
+        event_date
     from {{ ref('int_events_sessionised') }}
     where kind = 'order' and {{ in_window('event_date') }}
 ),
@@ -15,7 +22,7 @@ clicks as (
         campaign_id,
         clicked_at,
         row_number() over (partition by visitor_id, clicked_at order by impression_id) as click_rank
-    from {{ ref('int_impressions_labelled') }}
+    from {{ ref('int_impressions_clean') }}
     where
         is_clicked
         and {{ in_window('clicked_at', before=days) }}

@@ -1,5 +1,4 @@
 {{ config(materialized='incremental', partition_by='event_date', meta={'days_before': 1}) }}
-{% set hour = 3600 * 1000000 %}
 
 with visits as (
     select * from {{ ref('int_page_visits') }}
@@ -37,8 +36,7 @@ select
     count(*) as visit_count,
     sum(is_entry) as entry_count,
     sum(case when to_page = '(exit)' then is_entry else 0 end) as bounce_count,
-    -- Who stays away for an hour has left: of such a visit nobody knows the dwell.
-    count(case when gap < {{ hour }} then 1 end) as dwell_count,
-    coalesce(sum(case when gap < {{ hour }} then gap end), 0) as dwell_microseconds
+    count({{ known_dwell('gap') }}) as dwell_count,
+    coalesce(sum({{ known_dwell('gap') }}), 0) as dwell_microseconds
 from steps
 group by event_date, from_page, to_page

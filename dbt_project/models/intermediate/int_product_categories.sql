@@ -1,3 +1,5 @@
+{{ config(tags='catalogue') }}
+
 with products as (
     select product_id, category_id
     from {{ ref('stg_products') }}
@@ -35,3 +37,4 @@ select
     coalesce(first_dated.valid_from_at, {{ end_of_time() }}) as valid_until_at
 from products
 left join first_dated on products.product_id = first_dated.product_id
+where coalesce(first_dated.valid_from_at, {{ end_of_time() }}) > {{ start_of_time() }}

@@ -3,11 +3,11 @@
 select
     product_id,
     event_date as activity_date,
-    cast(sum(event_count) as bigint) as event_count,
-    cast(sum(view_count) as bigint) as view_count,
-    cast(sum(cart_count) as bigint) as cart_count,
-    cast(sum(order_count) as bigint) as order_count,
-    count(*) as session_count
-from {{ ref('int_interaction_days') }}
-where {{ in_window('event_date') }}
+    count(case when kind in ('page_view', 'product_view') then 1 end) as view_count,
+    count(case when kind = 'cart' then 1 end) as cart_count,
+    count(case when kind = 'order' then 1 end) as order_count
+from {{ ref('int_events_sessionised') }}
+where
+    product_id is not null
+    and {{ in_window('event_date') }}
 group by product_id, event_date

@@ -1,25 +1,30 @@
-with products as (
+-- What is dated after the newest event is not so yet. Without any event only what held always is current.
+with newest as (
+    select coalesce(max(last_seen_at), {{ start_of_time() }}) as happened_at
+    from {{ ref('int_visitor_days') }}
+    where activity_date = (select max(activity_date) from {{ ref('int_visitor_days') }})
+),
+
+products as (
     select * from {{ ref('stg_products') }}
 ),
 
-properties as (
-    select
-        product_id,
-        property,
-        value,
-        row_number() over (partition by product_id, property order by valid_from_at desc) as recency_rank
-    from {{ ref('stg_product_properties') }}
-    where property in ('category_id', 'is_available')
+categories as (
+    select periods.product_id, periods.category_id
+    from {{ ref('int_product_categories') }} as periods
+    inner join newest
+        on newest.happened_at >= periods.valid_from_at
+        and newest.happened_at < periods.valid_until_at
 ),
 
-latest_properties as (
+availabilities as (
     select
-        product_id,
-        max(case when property = 'category_id' then value end) as category_id,
-        max(case when property = 'is_available' then value end) as is_available
-    from properties
-    where recency_rank = 1
-    group by product_id
+        properties.product_id,
+        properties.value,
+        row_number() over (partition by properties.product_id order by properties.valid_from_at desc) as recency_rank
+    from {{ ref('stg_product_properties') }} as properties
+    inner join newest on properties.valid_from_at <= newest.happened_at
+    where properties.property = 'is_available'
 ),
 
 known_ids as (
@@ -27,16 +32,18 @@ known_ids as (
     union
     select product_id from {{ ref('stg_product_properties') }}
     union
-    select product_id from {{ ref('stg_events') }}
-    where product_id is not null
+    select product_id from {{ ref('int_product_days') }}
 )
 
 select
     known_ids.product_id,
-    coalesce(products.category_id, latest_properties.category_id) as category_id,
+    categories.category_id,
     products.title,
     products.price,
-    coalesce(products.is_available, lower(latest_properties.is_available) in ('1', 'true')) as is_available
+    coalesce(products.is_available, lower(availabilities.value) in ('1', 'true')) as is_available
 from known_ids
 left join products on known_ids.product_id = products.product_id
-left join latest_properties on known_ids.product_id = latest_properties.product_id
+left join categories on known_ids.product_id = categories.product_id
+left join availabilities
+    on known_ids.product_id = availabilities.product_id
+    and availabilities.recency_rank = 1

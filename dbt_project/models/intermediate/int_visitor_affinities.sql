@@ -15,12 +15,13 @@ ratings as (
         visitor_days.visitor_id,
         visitor_days.activity_date,
         category_days.category_id,
-        cast(sum({{ decayed_units(
+        -- 13 digits: what is a year old counts 2^-26 of its weight, and its share has 6 digits.
+        cast({{ sum_of_units(decayed_units(
             'category_days.weight',
             dbt.datediff('category_days.activity_date', 'visitor_days.activity_date', 'day'),
             var('half_life_days'),
-            9
-        ) }}) as {{ type_double() }}) as rating
+            13
+        )) }} as {{ type_double() }}) as rating
     from visitor_days
     inner join category_days
         on visitor_days.visitor_id = category_days.visitor_id

@@ -1,3 +1,5 @@
+{{ config(materialized='view') }}
+
 with banners as (
     select
         campaign_id,
@@ -6,6 +8,11 @@ with banners as (
         sum(click_count) as click_count
     from {{ ref('banners') }}
     group by campaign_id
+),
+
+-- Not the sum over banners: lines of one order may be two banners' and still one campaign's.
+orders as (
+    {{ attributed_orders_by('campaign_id') }}
 )
 
 select
@@ -16,6 +23,10 @@ select
     campaigns.status,
     coalesce(banners.banner_count, 0) as banner_count,
     cast(coalesce(banners.impression_count, 0) as bigint) as impression_count,
-    cast(coalesce(banners.click_count, 0) as bigint) as click_count
+    cast(coalesce(banners.click_count, 0) as bigint) as click_count,
+    coalesce(orders.attributed_order_count, 0) as attributed_order_count,
+    coalesce(orders.attributed_order_line_count, 0) as attributed_order_line_count,
+    coalesce(orders.attributed_order_amount, 0) as attributed_order_amount
 from {{ ref('stg_campaigns') }} as campaigns
 left join banners on campaigns.campaign_id = banners.campaign_id
+left join orders on campaigns.campaign_id = orders.campaign_id

@@ -1,3 +1,5 @@
+{{ config(materialized='view') }}
+
 with rules as (
     select 1 as rule_rank, 'flagged_visitor_day' as rule, 'A bot or a shared cookie that day' as reason
     union all

@@ -31,8 +31,9 @@ totals as (
         sum(view_count) as view_count,
         sum(cart_count) as cart_count,
         sum(order_count) as order_count,
-        sum(weight) as weight,
-        sum(decayed_units) as decayed_units,
+        cast(sum(cast(weight as decimal(28, 6))) as {{ double }}) as weight,
+        {{ sum_of_units('decayed_units') }} as decayed_units,
+        sum(dwell_microseconds) as dwell_microseconds,
         max(last_at) as last_at
     from kept
     group by visitor_id, product_id, as_of_date
@@ -47,9 +48,9 @@ select
     cast(cart_count as bigint) as cart_count,
     cast(order_count as bigint) as order_count,
     weight,
-    -- Beyond the cap all of a pair's events count less, each by the same share.
     {{ rounded(
-        'cast(decayed_units as ' ~ double ~ ') / 1000000000 * least(1, ' ~ var('rating_cap') ~ ' / weight)'
+        'least(cast(decayed_units as ' ~ double ~ ') / 1000000000, ' ~ var('rating_cap') ~ ')'
     ) }} as rating,
+    cast(dwell_microseconds as {{ double }}) / 1000000 as dwell_seconds,
     last_at
 from totals

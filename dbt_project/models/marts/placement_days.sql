@@ -11,10 +11,25 @@ with impressions as (
         impressed_date,
         coalesce(arm, 'unknown') as arm,
         coalesce(policy, 'unknown') as policy,
+        visitor_id,
         session_id,
         is_clicked
-    from {{ ref('int_impressions_labelled') }}
+    from {{ ref('int_impressions_clean') }}
     where {{ in_window('impressed_date', before=days_before) }}
+),
+
+sessions as (
+    select
+        placement_id,
+        position,
+        banner_id,
+        impressed_date,
+        arm,
+        policy,
+        count(*) as impression_count,
+        count(case when is_clicked then 1 end) as click_count
+    from impressions
+    group by placement_id, position, banner_id, impressed_date, arm, policy, visitor_id, session_id
 ),
 
 counts as (
@@ -25,11 +40,11 @@ counts as (
         impressed_date,
         arm,
         policy,
-        count(*) as impression_count,
-        count(case when is_clicked then 1 end) as click_count,
-        count(distinct session_id) as session_count,
-        count(distinct case when is_clicked then session_id end) as clicked_session_count
-    from impressions
+        cast(sum(impression_count) as bigint) as impression_count,
+        cast(sum(click_count) as bigint) as click_count,
+        count(*) as session_count,
+        count(case when click_count > 0 then 1 end) as clicked_session_count
+    from sessions
     group by placement_id, position, banner_id, impressed_date, arm, policy
 )
 

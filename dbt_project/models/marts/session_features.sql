@@ -26,12 +26,12 @@ interests as (
         events.session_id,
         events.category_id,
         {{ fixed_point(
-            'cast(sum(' ~ decayed_units(
+            'cast(' ~ sum_of_units(decayed_units(
                 'events.implicit_weight',
                 microseconds_between('events.occurred_at', 'sessions.ended_at'),
                 var('session_half_life_minutes') ~ ' * 60000000.0',
                 13
-            ) ~ ') as ' ~ double ~ ') / 10000000000000', 9
+            )) ~ ' as ' ~ double ~ ') / 10000000000000', 9
         ) }} as interest
     from events
     inner join sessions
@@ -42,7 +42,7 @@ interests as (
 ),
 
 category_interests as (
-    select visitor_id, session_id, {{ json_object('category_id', 'interest', 'category_id') }} as category_interest
+    select visitor_id, session_id, {{ json_object('category_id', 'interest', 9, 'category_id') }} as category_interest
     from interests
     group by visitor_id, session_id
 )

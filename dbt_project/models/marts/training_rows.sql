@@ -4,13 +4,8 @@
 {% set days = attribution_day_count() %}
 
 with impressions as (
-    select * from {{ ref('impressions') }}
-    where {{ in_window('impressed_at', before=days) }}
-),
-
-flagged as (
-    select distinct visitor_id, activity_date from {{ ref('int_visitor_day_flags') }}
-    where {{ in_window('activity_date', before=days) }}
+    select * from {{ ref('int_impressions_clean') }}
+    where {{ in_window('impressed_date', before=days) }}
 )
 
 select
@@ -29,7 +24,3 @@ select
     impressions.is_clicked
 from impressions
 inner join {{ ref('banner_catalogue') }} as banners on impressions.banner_id = banners.banner_id
-left join flagged
-    on impressions.visitor_id = flagged.visitor_id
-    and {{ day_of('impressions.impressed_at') }} = flagged.activity_date
-where flagged.visitor_id is null

@@ -24,4 +24,4 @@ select
     order_count_28d,
     active_day_count_28d
 from totals
-where {{ in_window('activity_date') }} and active_day_count_28d > 0
+where {{ in_window('activity_date') }}

@@ -31,4 +31,5 @@ from totals
 left join {{ ref('int_visitor_affinities') }} as affinities
     on totals.visitor_id = affinities.visitor_id
     and {{ day_of('totals.last_seen_at') }} = affinities.activity_date
-where {{ in_window('totals.activity_date') }} and totals.last_seen_at is not null
+    and {{ in_window('affinities.activity_date', before=364) }}
+where {{ in_window('totals.activity_date') }}
