@@ -7,7 +7,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import Asset, Param, dag, task
 
-from marquee.contract import RAW_EVENTS_ASSET
+from marquee.schedule import RAW_EVENTS_ASSET
 
 
 @dag(

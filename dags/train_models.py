@@ -5,7 +5,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import Asset, dag, task
 
-from marquee.contract import BUNDLE_ASSET, TRAINING_ROWS_ASSET
+from marquee.schedule import BUNDLE_ASSET, TRAINING_ROWS_ASSET
 
 
 @dag(

@@ -7,7 +7,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import Asset, Param, dag, task
 
-from marquee.contract import RAW_EVENTS_ASSET, TRAINING_ROWS_ASSET
+from marquee.schedule import RAW_EVENTS_ASSET, TRAINING_ROWS_ASSET
 
 DAY = {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2})?$"}
 

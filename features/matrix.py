@@ -83,7 +83,8 @@ def smoothed_rate(clicks: Floats, impressions: Floats, base_rate: float) -> Floa
 def window_counts(counts: Any, last_seen_at: Any) -> Floats:
     """A visitor's 28-day counts where the store may hold none: 0 for a visitor who is known, NaN for one who is not.
 
-    A window in which nothing happened has no row. ``last_seen_at`` is NaN or None for a visitor not known.
+    A window in which nothing happened has zeros until its TTL ends, then no row. ``last_seen_at`` is NaN or None for
+    a visitor not known.
     """
     values, seen = np.asarray(counts, dtype=np.float64), np.asarray(last_seen_at, dtype=np.float64)
     return np.where(np.isnan(values) & ~np.isnan(seen), 0.0, values)

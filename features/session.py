@@ -23,8 +23,6 @@ KEPT_HOURS: Final = 24
 """An event counts unless one of its visitor arrived before it that happened this much later."""
 KEPT_SESSIONS: Final = 16
 """Folded sessions of one visitor; one more, and the one that was quiet longest is forgotten."""
-LONGEST_ID: Final = 200
-"""Of any id that the service takes: one longer than any shop has would let a single event fill the store."""
 COUNTED: Final = {
     "page_view": "session_view_count",
     "product_view": "session_view_count",

@@ -156,9 +156,11 @@ class OnlineFeatures:
     def visitors(self, visitor_ids: list[str], now: datetime) -> dict[str, dict[str, Any]]:
         """Features by visitor, None where a view has no fresh ones; a visitor without any is absent.
 
-        ``now`` is UTC without a zone.
+        So is one whose last row only says that a year has passed since anything was seen of them. ``now`` is UTC
+        without a zone.
         """
-        return self._read(VISITOR_VIEWS, visitor_ids, now)
+        found = self._read(VISITOR_VIEWS, visitor_ids, now)
+        return {visitor: row for visitor, row in found.items() if row.get("last_seen_at", now) is not None}
 
     def banners(self, banner_ids: list[str], now: datetime) -> dict[str, dict[str, Any]]:
         """Features by banner; a banner not shown lately is absent. ``now`` is UTC without a zone."""

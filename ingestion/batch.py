@@ -86,6 +86,9 @@ def check_event(row: dict[str, Any]) -> str | None:
     for name in _REQUIRED_BY_KIND[kind]:
         if row.get(name) in (None, ""):
             return f"{name} is missing, which a {kind} needs"
+    for name in _IDS:
+        if len(str(row.get(name) or "")) > contract.LONGEST_ID:
+            return f"{name} is longer than {contract.LONGEST_ID} characters"
     moment = row["occurred_at"]
     if not isinstance(moment, datetime) or moment.tzinfo is not None or not 1990 <= moment.year <= 2100:
         return f"occurred_at {moment!r} is not a UTC time between 1990 and 2100"
@@ -99,4 +102,5 @@ def check_event(row: dict[str, Any]) -> str | None:
     return None
 
 
+_IDS: Final = tuple(name for name in contract.EVENTS.names if name.endswith("_id"))
 _REQUIRED_BY_KIND: Final = {kind: contract.required_by_kind(kind) for kind in contract.EVENT_KINDS}

@@ -97,8 +97,9 @@ def read_columns(block: CsvBlock, names: Sequence[str]) -> dict[str, pa.Array]:
 
 
 def key(columns: Columns, name: str) -> pa.Array:
-    """Identifiers; none is empty."""
-    if not pc.min(pc.binary_length(columns[name])).as_py():
+    """Identifiers; none is empty, none too long."""
+    lengths = pc.min_max(pc.binary_length(columns[name])).as_py()
+    if not 0 < lengths["min"] <= lengths["max"] <= contract.LONGEST_ID:
         raise Doubt
     return columns[name]
 

@@ -79,6 +79,8 @@ SESSION_HALF_LIFE_MINUTES: Final = 30
 """Interest within a session halves in this time."""
 SESSION_PRODUCTS: Final = 10
 """How many of a session's last products are kept."""
+LONGEST_ID: Final = 200
+"""Of any id: one longer than any shop has would let a single event fill a store."""
 _ALWAYS: Final = ("event_id", "occurred_at", "visitor_id")
 
 
@@ -396,10 +398,3 @@ Sums over a year are not among them: in a log younger than that they tell its ag
 def feature_hash(features: tuple[str, ...] = RANKER_FEATURES) -> str:
     """Short fingerprint of an ordered feature list."""
     return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]
-
-
-# --- assets: what one DAG announces and the next waits for --------------------------------------------------
-
-RAW_EVENTS_ASSET: Final = "marquee_raw_events"
-TRAINING_ROWS_ASSET: Final = "marquee_training_rows"
-BUNDLE_ASSET: Final = "marquee_bundle"

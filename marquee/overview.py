@@ -44,7 +44,7 @@ def _has_run(settings: Settings, step: str) -> bool:
         case "transform":
             return f"marts.{TRAINING_ROWS.name}" in _warehouse(settings)["tables"]
         case "materialize":
-            return (settings.features / "online.db").exists()
+            return any((settings.features / name).exists() for name in ("online.db", "materialized.json"))
         case "train":
             return (settings.home / "training" / "latest.json").exists()
         case _:

@@ -1,4 +1,4 @@
-"""A step under Airflow: the days it is asked for, and how it ends.
+"""What DAGs share: the assets between them, the days a run is asked for, and how a step ends.
 
 Skipped when there is nothing to do, failed for good when trying again cannot help.
 """
@@ -8,8 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from typing import Final
 
 from marquee.errors import MarqueeError, NothingToDo, TryAgain
+
+# What one DAG announces and the next waits for.
+RAW_EVENTS_ASSET: Final = "marquee_raw_events"
+TRAINING_ROWS_ASSET: Final = "marquee_training_rows"
+BUNDLE_ASSET: Final = "marquee_bundle"
 
 
 @contextmanager

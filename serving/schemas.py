@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
 
-from features.session import LONGEST_ID
 from marquee import contract
 
-Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+Id = Annotated[str, Field(min_length=1, max_length=contract.LONGEST_ID)]
 # An empty id is none, as it is in the warehouse.
 OptionalId = Annotated[
-    Annotated[str, Field(max_length=LONGEST_ID)] | None, BeforeValidator(lambda value: None if value == "" else value)
+    Annotated[str, Field(max_length=contract.LONGEST_ID)] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
 ]
 Kind = Literal["page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "other"]
 Device = Literal["desktop", "mobile", "tablet", "unknown"]

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, entity_keys, feature_names, feature_objects
 from features.freshness import TTL
 from features.matrix import READS, VISITOR_FIELDS, ranker_matrix
-from features.session import LONGEST_ID
 from ingestion.batch import check_event
 from marquee import contract
+from marquee.contract import LONGEST_ID
 from marquee.errors import BundleError
 from serving import schemas
 from training.ranker import Calibration, Ranker

@@ -94,7 +94,8 @@ def tables(home: Path, schema: str) -> dict[str, list[str]]:
         "select table_name from information_schema.tables where table_schema = ? and table_type = 'BASE TABLE' "
         "and table_name not in ('builds', 'training_profiles')"
     )
-    query = "select columns(lambda name: name <> 'loaded_at') from {}.{}"
+    # A build that was killed has taken a number.
+    query = "select columns(lambda name: name not in ('loaded_at', 'build_id')) from {}.{}"
     with duckdb.connect(str(home / "warehouse.duckdb"), read_only=True) as connection:
         found = [name for (name,) in connection.execute(names, [schema]).fetchall()]
         rows = {name: connection.execute(query.format(schema, name)).fetchall() for name in found}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from marquee import contract
+from marquee import schedule
 from marquee.errors import TryAgain, WarehouseBusy
 from marquee.process import environment, migrate
 from marquee.schedule import given_days, task_outcome
@@ -39,9 +39,9 @@ TASKS: dict[str, dict[str, list[str]]] = {
 }
 """Tasks of each DAG with those they wait for."""
 CHAIN = [
-    ("ingest_events", "check_raw", contract.RAW_EVENTS_ASSET, "transform_events"),
-    ("transform_events", "materialize_features", contract.TRAINING_ROWS_ASSET, "train_models"),
-    ("train_models", "assemble_bundle", contract.BUNDLE_ASSET, "promote_bundle"),
+    ("ingest_events", "check_raw", schedule.RAW_EVENTS_ASSET, "transform_events"),
+    ("transform_events", "materialize_features", schedule.TRAINING_ROWS_ASSET, "train_models"),
+    ("train_models", "assemble_bundle", schedule.BUNDLE_ASSET, "promote_bundle"),
 ]
 """DAG, the task that announces the asset, the asset, the DAG that waits for it."""
 PARSE_SECONDS = 5.0

@@ -2,20 +2,21 @@ with admitted as (
     {{ admitted_rows('events') }}
 )
 
+-- An empty id is none.
 select
     event_id,
     kind,
     occurred_at,
     visitor_id,
-    customer_id,
-    session_id,
-    product_id,
-    banner_id,
-    placement_id,
+    nullif(customer_id, '') as customer_id,
+    nullif(session_id, '') as session_id,
+    nullif(product_id, '') as product_id,
+    nullif(banner_id, '') as banner_id,
+    nullif(placement_id, '') as placement_id,
     position,
-    request_id,
-    impression_id,
-    order_id,
+    nullif(request_id, '') as request_id,
+    nullif(impression_id, '') as impression_id,
+    nullif(order_id, '') as order_id,
     page,
     quantity,
     amount,
