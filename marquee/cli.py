@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from marquee import console, upkeep
-from marquee.errors import MarqueeError
+from marquee.errors import MarqueeError, SettingsError
 from marquee.options import Home, Json
 from marquee.options import command_settings as _settings
 from marquee.settings import Settings
@@ -83,7 +83,10 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read a source into the event log and load it exactly once. Malformed rows are set aside with their line."""
-    _ingest(_settings(home, source=source, source_path=path), as_json)
+    settings = _settings(home, source=source, source_path=path)
+    if path and settings.source == "simulator":
+        raise SettingsError(f"the simulator reads no files; say with --source what {path} holds (`marquee sources`)")
+    _ingest(settings, as_json)
 
 
 @app.command(epilog="Example:  marquee sources")

@@ -85,6 +85,7 @@ def _begun(settings: Settings, person: Person, reason: str) -> dict[str, Any] | 
     known = None if is_first else erasures.open_erasure(settings, erasures.person_hash(settings, person.visitor_id))
     if known is None and not find_visitor(settings, person):
         return None
+    _require_free(settings)
     line = {
         "erasure": known["erasure"] if known else secrets.token_hex(8),
         "state": "started",
@@ -98,6 +99,15 @@ def _begun(settings: Settings, person: Person, reason: str) -> dict[str, Any] | 
     }
     erasures.record(settings, line)
     return line
+
+
+def _require_free(settings: Settings) -> None:
+    """Raise ``WarehouseBusy`` while another process so much as reads the warehouse, before anything is touched."""
+    from ingestion.warehouse import connect
+
+    if settings.warehouse.exists():
+        with connect(settings):
+            pass
 
 
 def _until(settings: Settings, person: Person) -> datetime:

@@ -153,6 +153,7 @@ def test_unreadable_source_is_one_line_and_leaves_nothing(case: str, shop: Path,
 
 
 WRONG: dict[str, tuple[list[str], dict[str, str], tuple[str, ...]]] = {
+    "a path for the simulator": (["ingest", "--path", "x"], {}, ("simulator reads no files", "--source")),
     "no path": (["ingest", "--source", "globo"], {}, ("globo needs a path", "--path")),
     "unknown source": (["ingest", "--source", "nope"], {}, ("unknown source 'nope'", "completejourney")),
     "unknown variable": (["status"], {"MARQUEE_SEEED": "1"}, ("unknown setting MARQUEE_SEEED", "MARQUEE_SEED")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from datetime import date, datetime
@@ -30,7 +32,7 @@ from ingestion.forgotten import OnePerson
 from ingestion.load import admit_batch, connect, ingest, load_pending, quarantine_batch
 from marquee import contract, erasures, sqlite
 from marquee.cli import app
-from marquee.errors import MarqueeError
+from marquee.errors import MarqueeError, WarehouseBusy
 from marquee.forget import Erasure, forget, require_erased
 from marquee.person import Person
 from marquee.settings import Settings
@@ -480,3 +482,21 @@ def test_a_warehouse_that_is_cut_short_is_no_one_s(settings: Settings) -> None:
     assert not left.exists()
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         assert connection.execute("select visitor_id from raw.events").fetchall() == [(LONGER,)]
+
+
+READER = "import sys, duckdb; held = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.read()"
+
+
+def test_nothing_is_erased_while_somebody_reads_the_warehouse(settings: Settings) -> None:
+    ingest(Shop(events(event("e1", PERSON), event("e2", "v2"))), settings)
+    before = {path: path.read_bytes() for path in settings.log.rglob("*") if path.is_file()}
+    words = [sys.executable, "-c", READER, str(settings.warehouse)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"open\n"
+        with pytest.raises(WarehouseBusy):
+            forget(settings, PERSON, "asked")
+        reader.communicate()
+    assert {path: path.read_bytes() for path in settings.log.rglob("*") if path.is_file()} == before
+    assert not erasures.lines(settings)
+    assert forget(settings, PERSON, "asked") is not None
