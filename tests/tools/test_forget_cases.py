@@ -484,7 +484,12 @@ def test_a_warehouse_that_is_cut_short_is_no_one_s(settings: Settings) -> None:
         assert connection.execute("select visitor_id from raw.events").fetchall() == [(LONGER,)]
 
 
-READER = "import sys, duckdb; held = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.read()"
+READER = """
+import sys, duckdb
+held = duckdb.connect(sys.argv[1], read_only=True)
+print("open", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_nothing_is_erased_while_somebody_reads_the_warehouse(settings: Settings) -> None:
