@@ -10,9 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -23,6 +24,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 EVENTS = 30_000
 DAY_AFTER = datetime(2026, 2, 2, 12)
 """Noon of the day after the simulator's log ends."""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """A verb called in the test's own process sets variables for the tools; the next test must not find them."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")
