@@ -147,8 +147,14 @@ def test_the_composition_root_exists() -> None:
 
 
 def test_nothing_is_imported_by_a_name_made_at_run_time() -> None:
-    """What ``ast`` cannot see must not exist: no ``__import__`` and no ``import_module``."""
+    """What ``ast`` cannot see must not exist: no ``__import__`` and no ``import_module``, but for the folder of models.
+
+    A model is one file and nothing lists them, so that file's own package is the only one named there.
+    """
     files = [path for paths in FILES.values() for path in paths] + DAGS
+    finder = ROOT / "training" / "recommender.py"
+    assert re.findall(r"import_module\((.*?)\)", finder.read_text(encoding="utf-8")) == ['f"training.models.{name}"']
+    files.remove(finder)
     dynamic = re.compile(r"\b(__import__|import_module|spec_from_file_location)\b")
     assert [name(path) for path in files if dynamic.search(path.read_text(encoding="utf-8"))] == []
     assert len(files) > 60
