@@ -8,6 +8,7 @@ batch, and what ``history`` compares with other days, are sums of those counts.
 
 from __future__ import annotations
 
+from datetime import datetime
 from math import sqrt
 from typing import Any, Final
 
@@ -78,11 +79,14 @@ def count_days(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataF
     return days
 
 
-def profile_events(connection: duckdb.DuckDBPyConnection, batch_id: str, days: pd.DataFrame) -> pd.DataFrame:
+def profile_events(
+    connection: duckdb.DuckDBPyConnection, batch_id: str, days: pd.DataFrame, now: datetime
+) -> pd.DataFrame:
     """One row of aggregates over the events of a batch, from the counts of ``count_days`` and its references.
 
     Shares and rates are in [0, 1] and empty where there is nothing to take a share of. Banners and impressions count
     as known when this batch or an admitted one brought them, impressions of up to ``WINDOW_DAYS`` before the batch.
+    ``now`` is UTC without a zone; what lies after it has not happened.
     """
     total = days.drop(columns=["event_date", "newest_at"]).sum()
     dates = pd.to_datetime(days["event_date"])
@@ -97,6 +101,7 @@ def profile_events(connection: duckdb.DuckDBPyConnection, batch_id: str, days: p
         "first_year": dates.min().year,
         "last_year": dates.max().year,
         "largest_gap_days": 0 if len(days) < 2 else int(gaps.max()),
+        "future_hours": max(0.0, (days["newest_at"].max() - now).total_seconds() / 3600),
         "valid_amount_share": share(total["valid_amount_count"], total["priced_order_count"]),
     }
     if total["click_count"] or total["impression_count"]:

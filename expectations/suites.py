@@ -27,12 +27,14 @@ UNKNOWN_BANNER_SHARE: Final = (0.01, 0.2)
 UNMATCHED_CLICK_SHARE: Final = (0.05, 0.5)
 CLICK_RATE: Final = (0.5, 0.9)
 GAP_DAYS: Final = (7, 365)
+FUTURE_HOURS: Final = (1, 24)
 REJECTED_ROW_SHARE: Final = (0.01, 0.5)
 REPEATED_EVENT_SHARE: Final = (0.05, 0.5)
 KIND_SHIFT: Final = (0.15, 0.5)
 MISSING_RISE: Final = (0.1, 0.5)
 UNKNOWN_DEVICE_SHIFT: Final = (0.1, 0.5)
-"""Warn above the first, refuse above the second; shifts count in both directions."""
+"""Warn above the first, refuse above the second; shifts count in both directions. No zone's local time, taken for UTC,
+is a day ahead: such a shop is warned of."""
 VOLUME: Final = (0.1, 0.5, 2, 10)
 CLICK_RATE_RATIO: Final = (0.2, 0.5, 2, 5)
 EVENTS_PER_VISITOR_RATIO: Final = (0.1, 0.5, 2, 10)
@@ -81,6 +83,7 @@ def batch_profile_suite() -> gx.ExpectationSuite:
         _between("first_year", FIRST_YEAR, LAST_YEAR),
         _between("last_year", FIRST_YEAR, LAST_YEAR),
         *_ceilings("largest_gap_days", GAP_DAYS),
+        *_bands("future_hours", _rise(FUTURE_HOURS), {"future_hours": "hours from now to the newest event"}),
         _between("valid_amount_share", 1, 1),
     )
 

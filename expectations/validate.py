@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import duckdb
@@ -41,7 +41,7 @@ from expectations.suites import (
 )
 from marquee.contract import TRAINING_ROWS
 from marquee.errors import GateError, MarqueeError, NothingToDo
-from marquee.settings import Settings
+from marquee.settings import Settings, settings_now
 from marquee.warehouse import open_warehouse
 
 NO_TRAINING_ROWS: Final = "no training rows to check yet: run transform_events first"
@@ -64,7 +64,7 @@ class Verdict:
 
 
 def check_raw(
-    settings: Settings, admit: Callable[[str], None], quarantine: Callable[[str, str], None]
+    settings: Settings, admit: Callable[[str], object], quarantine: Callable[[str, str], object]
 ) -> list[Verdict]:
     """Check each batch that no gate has seen yet, oldest first, and have it admitted or quarantined whole.
 
@@ -169,7 +169,7 @@ def _raw_checks(settings: Settings, batch_id: str, loaded_at: datetime) -> tuple
             keep_batch(connection, batch_id, days)
             trailing = trailing_days(connection, batch_id, days)
             sample = sample_events(connection, batch_id, int(days["event_count"].sum()))
-            profile = profile_events(connection, batch_id, days)
+            profile = profile_events(connection, batch_id, days, _latest_now(settings))
     checks = [Check(catalogue_profile_suite(), catalogue)]
     # A batch of catalogue rows alone has no events to be asked about.
     if days.empty:
@@ -180,6 +180,11 @@ def _raw_checks(settings: Settings, batch_id: str, loaded_at: datetime) -> tuple
     known = trailing["event_date"].nunique()
     why = f"drift: no history yet, {known} of the {LEAST_DAYS} trailing days that its source must have"
     return checks, () if known >= LEAST_DAYS else (why,)
+
+
+def _latest_now(settings: Settings) -> datetime:
+    """The clock, or ``as_of`` where that is later: a replay that serves an old moment takes in what came since."""
+    return max(settings_now(settings), datetime.now(UTC).replace(tzinfo=None))
 
 
 def _judge(

@@ -57,6 +57,11 @@ def exported(record: sqlite3.Connection) -> Exported:
     return Exported(lineage, seq, purged)
 
 
+def has_retracted(record: sqlite3.Connection) -> bool:
+    """Whether the online store may hold a row that is no longer in the offline files."""
+    return bool(record.execute("select exists (select 1 from retracted)").fetchone()[0])
+
+
 def purge_retracted(record: sqlite3.Connection, seq: int) -> None:
     """Forget which entities lost a row by exports up to this one: the online store has followed them.
 

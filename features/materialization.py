@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,14 +123,13 @@ class _View:
         if mark and mark.running and self._can_resume(mark, mark.running, record, now):
             done, written = self._run(mark, mark.running, record)
             mark = Mark(mark.lineage, done)
-        if mark is None or not self._is_known(mark, record, now):
-            self._begin()
-            self._online.clear(self._config, self._view)
+        is_anew = mark is None or not self._is_known(mark, record, now)
+        if mark is None or is_anew:
             mark = Mark(exported(record).lineage)
         plan = self._plan(mark, record, now)
         if mark.done and (plan.seq, plan.until) == (mark.done.seq, mark.done.until):
             return mark.done, written
-        plan, more = self._run(mark, plan, record)
+        plan, more = self._run(mark, plan, record, is_anew)
         return plan, written + more
 
     def _begin(self) -> None:
@@ -160,11 +160,16 @@ class _View:
         low = min(since, datetime.combine(first, datetime.min.time())) if first else since
         return Plan(seq, low.isoformat(), now.isoformat())
 
-    def _run(self, mark: Mark, plan: Plan, record: sqlite3.Connection) -> tuple[Plan, int]:
-        self._begin()
+    def _run(self, mark: Mark, plan: Plan, record: sqlite3.Connection, is_anew: bool = False) -> tuple[Plan, int]:
         before = plan.rows
         after = mark.done.seq if mark.done else plan.seq
-        for batch in self._newest(plan):
+        batches = self._newest(plan)
+        # Rows are put in order, so the first has all files read: a damaged one fails before anything is changed.
+        first = next(batches, None)
+        self._begin()
+        if is_anew:
+            self._online.clear(self._config, self._view)
+        for batch in chain([] if first is None else [first], batches):
             plan = replace(plan, rows=plan.rows + len(batch))
             self._write(batch, replace(mark, running=plan))
             self._on_rows(len(batch))

@@ -11,6 +11,7 @@ from feast import FeatureService, FeatureStore
 from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig, load_repo_config
 
+from features.damage import damage_named
 from features.definitions import (
     BANNER_VIEWS,
     TRAINING_SERVICE,
@@ -20,6 +21,7 @@ from features.definitions import (
     feature_objects,
 )
 from features.export import export_offline, offline_folder
+from features.export_record import exports, has_retracted
 from features.freshness import is_fresh
 from features.materialization import Materialized, OnRows, materialize_views, materialized
 from features.product_categories import export_product_categories
@@ -38,6 +40,7 @@ __all__ = [
     "refresh_offline",
 ]
 CONFIG = Path(__file__).with_name("feature_store.yaml")
+NO_FEATURES = "no visitor features yet: run transform_events on some events first"
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -104,9 +107,13 @@ def refresh_offline(settings: Settings) -> tuple[FeatureStore, dict[str, int]]:
         NothingToDo: the feature marts are empty.
     """
     counts = export_offline(settings)
-    if not any(counts[table.name] for table in VISITOR_VIEWS):
-        raise NothingToDo("no visitor features yet: run transform_events on some events first")
+    if _is_empty(counts):
+        raise NothingToDo(NO_FEATURES)
     return open_store(settings), counts
+
+
+def _is_empty(counts: dict[str, int]) -> bool:
+    return not any(counts[table.name] for table in VISITOR_VIEWS)
 
 
 def materialize(settings: Settings, on_rows: OnRows | None = None) -> dict[str, int]:
@@ -116,13 +123,19 @@ def materialize(settings: Settings, on_rows: OnRows | None = None) -> dict[str, 
         on_rows: called with how many more entities were written.
 
     Raises:
-        NothingToDo: the feature marts are empty.
-        OnlineStoreDown: Valkey cannot be reached; run it again once it can.
+        NothingToDo: the feature marts are empty, and nothing that was in them is online.
+        MarqueeError: a file of the feature store is damaged; the message says what to do. The view that it belongs to
+            is online as it was.
+        TryAgain: Valkey cannot be reached (``OnlineStoreDown``), or another process keeps SQLite's file locked.
     """
     started_at = datetime.now(UTC)
-    store, counts = refresh_offline(settings)
-    export_product_categories(settings)
-    materialize_views(settings, store, on_rows)
+    with damage_named(settings):
+        counts = export_offline(settings)
+        with exports(settings) as record:
+            if _is_empty(counts) and not has_retracted(record):
+                raise NothingToDo(NO_FEATURES)
+        export_product_categories(settings)
+        materialize_views(settings, open_store(settings), on_rows)
     marts = [lineage.table(settings, "marts", name) for name in counts]
     views = [(lineage.NAMESPACE, f"features.{name}") for name in counts]
     lineage.emit_run(settings, "materialize", marts, views, started_at)

@@ -84,6 +84,13 @@ class Asked:
     full_refresh: bool = False
 
 
+def has_batches(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a batch is admitted, or stands in the marts though it was taken back."""
+    connection.execute(_BOOKS)
+    query = "select exists (from raw.batches where status = 'admitted') or exists (from raw.built_batches)"
+    return bool(connection.execute(query).fetchone()[0])
+
+
 def next_build(connection: duckdb.DuckDBPyConnection, target: str, vars_hash: str, asked: Asked) -> Build | None:
     """The build that is due, or the one asked for; ``None`` when nothing is new.
 
@@ -99,6 +106,8 @@ def next_build(connection: duckdb.DuckDBPyConnection, target: str, vars_hash: st
     if asked.full_refresh or newest is None or _must_be_full(connection, target, vars_hash):
         return Build(oldest, newest, is_full=True, admitted=admitted)
     due = _first_day_due(connection, target, newest)
+    if due and due > newest:  # the last days have gone, and what was built of them stands where no window reaches
+        return Build(oldest, newest, is_full=True, admitted=admitted)
     if not (asked.from_date or asked.to_date):
         has_catalogue = _has_catalogue(connection)
         return Build(due, newest, is_full=False, has_catalogue=has_catalogue, admitted=admitted) if due else None
@@ -141,6 +150,23 @@ def finish_build(connection: duckdb.DuckDBPyConnection, build_id: int, target: s
             )
         finished_at = datetime.now(UTC).replace(tzinfo=None)
         connection.execute("update raw.builds set finished_at = ? where build_id = ?", [finished_at, build_id])
+
+
+def note_taken_back(connection: duckdb.DuckDBPyConnection, batch_id: str) -> bool:
+    """Note that a batch is about to be taken back; whether the marts may have its rows, so that the next build is full.
+
+    A build of some days that were asked for, or one that was interrupted, may have taken in a part of a batch that does
+    not count as built. It is noted as built with a count that no batch has, so that it is due if it comes back.
+    """
+    connection.execute(_BOOKS)
+    connection.execute(
+        "insert or ignore into raw.built_batches select target, batch_id, -1, max(build_id) from raw.builds "
+        "join raw.batches on started_at >= loaded_at "
+        "where batch_id = ? and status = 'admitted' and (finished_at is null or not covers_pending) group by all",
+        [batch_id],
+    )
+    query = "select count(*) > 0 from raw.built_batches where batch_id = ?"
+    return bool(connection.execute(query, [batch_id]).fetchone()[0])
 
 
 def _must_be_full(connection: duckdb.DuckDBPyConnection, target: str, vars_hash: str) -> bool:

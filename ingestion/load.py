@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from ingestion.batch import Source
+from ingestion.builds import note_taken_back
 from ingestion.erasure import blank_forgotten, set_aside_forgotten
 from ingestion.event_log import MANIFEST, append_batches, read_manifest, staging_folder, write_batch
 from ingestion.event_stream import StreamPart, pending_part, read_part, sync
@@ -40,6 +41,7 @@ from marquee.settings import Settings
 __all__ = [
     "LoadedBatch",
     "TableCounts",
+    "TakenBack",
     "admit_batch",
     "connect",
     "create_tables",
@@ -89,6 +91,20 @@ class LoadedBatch:
     def duplicate(self) -> int:
         """Rows that the raw tables held already, or that another row of the batch stood for."""
         return sum(t.duplicate for t in self.tables if not t.is_derived)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What a batch left behind that was quarantined.
+
+    Attributes:
+        gained: batches whose rows had counted as duplicates of its, and are loaded in their stead; the gate is to
+            see them again.
+        was_built: whether rows of it may stand in the marts, so that the next build is of all days.
+    """
+
+    gained: tuple[str, ...]
+    was_built: bool
 
 
 def ingest(source: Source, settings: Settings, on_batch: Callable[[int], None] | None = None) -> LoadedBatch:
@@ -149,16 +165,20 @@ def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = No
 def admit_batch(settings: Settings, batch_id: str, reason: str | None = None) -> None:
     """Mark a batch as good. A quarantined one comes back from the log: a person may overrule the gate, with a reason.
 
+    The reason stands behind those that were given before.
+
     Raises:
-        MarqueeError: there is no such batch, or a person is ahead of the gate.
+        MarqueeError: there is no such batch, a person is ahead of the gate, or it is admitted already.
     """
     _require_warehouse(settings, batch_id)
     with connect(settings) as connection, transaction(connection):
-        status, _ = _status(connection, batch_id)
-        if status == "loaded" and reason is not None:
-            raise MarqueeError(f"batch {batch_id} has been refused by no gate yet; run `marquee check` first")
+        status, before = _status(connection, batch_id)
+        if reason is not None and status != "quarantined":
+            is_new = "has been refused by no gate yet; run `marquee check` first"
+            raise MarqueeError(f"batch {batch_id} {is_new if status == 'loaded' else 'is admitted already'}")
         connection.execute(
-            "update raw.batches set status = 'admitted', reason = ? where batch_id = ?", [reason, batch_id]
+            "update raw.batches set status = 'admitted', reason = ? where batch_id = ?",
+            [_joined(before, reason), batch_id],
         )
         if status == "quarantined":
             with _opened(settings.log, batch_id) as folder:
@@ -168,28 +188,42 @@ def admit_batch(settings: Settings, batch_id: str, reason: str | None = None) ->
     shutil.rmtree(settings.quarantine / batch_id, ignore_errors=True)
 
 
-def quarantine_batch(settings: Settings, batch_id: str, reason: str) -> None:
+def quarantine_batch(settings: Settings, batch_id: str, reason: str) -> TakenBack | None:
     """Move a batch's rows from the raw tables to ``settings.quarantine``, whole and with the reason.
 
     Other batches' rows that counted as duplicates of these are loaded in their stead; an admitted batch that
-    gains rows so is 'loaded' again, for no gate has seen them.
+    gains rows so is 'loaded' again, for no gate has seen them. The reason stands behind those that were given before.
+
+    Returns:
+        What it left behind; None when it is quarantined already, and nothing was changed.
 
     Raises:
         MarqueeError: there is no such batch.
     """
     _require_warehouse(settings, batch_id)
     with connect(settings) as connection:
-        status, _ = _status(connection, batch_id)
+        status, before = _status(connection, batch_id)
         if status == "quarantined":
-            return
+            return None
+        reasons = _joined(before, reason) or ""
         tables = sorted({t.table for t in _read_batch(connection, batch_id).tables})
-        _write_quarantine(connection, settings.quarantine / batch_id, batch_id, tables, reason)
+        _write_quarantine(connection, settings.quarantine / batch_id, batch_id, tables, reasons)
         with transaction(connection):
-            delete_batch(connection, batch_id, tables, reason)
+            was_built = note_taken_back(connection, batch_id)
+            delete_batch(connection, batch_id, tables, reasons)
+            gained = []
             for other in _batches_with_duplicates(connection, tables):
                 with _opened(settings.log, other) as folder:
                     if insert_missing(connection, other, folder):
+                        note_taken_back(connection, other)
                         connection.execute("update raw.batches set status = 'loaded' where batch_id = ?", [other])
+                        gained.append(other)
+    return TakenBack(tuple(gained), was_built)
+
+
+def _joined(before: str | None, reason: str | None) -> str | None:
+    """Reasons in the order in which they were given."""
+    return "; then ".join(text for text in (before, reason) if text) or None
 
 
 def _load(
@@ -248,6 +282,8 @@ def _opened(log: Path, batch_id: str) -> Iterator[Path]:
     if (log / "batches" / batch_id).is_dir():
         yield log / "batches" / batch_id
         return
+    if not batch_id.startswith("stream-"):
+        raise MarqueeError(f"batch {batch_id} is not in the event log; restore its folder in {log / 'batches'}")
     writer, start, stop = batch_id.removeprefix("stream-").rsplit("-", 2)
     part = StreamPart(log / "stream" / f"{writer}.jsonl", int(start), int(stop))
     with staging_folder(log) as folder:
@@ -266,7 +302,7 @@ def _status(connection: duckdb.DuckDBPyConnection, batch_id: str) -> tuple[str, 
     create_tables(connection)
     found = connection.execute("select status, reason from raw.batches where batch_id = ?", [batch_id]).fetchone()
     if found is None:
-        raise MarqueeError(f"batch {batch_id} is not in the warehouse; load the event log first")
+        raise MarqueeError(f"batch {batch_id} is not in the warehouse; `marquee status` lists the batches that are")
     return found[0], found[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import hashlib
 import json
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
-from ingestion.builds import Asked, Build, finish_build, next_build, start_build
+from ingestion.builds import Asked, Build, finish_build, has_batches, next_build, start_build
 from ingestion.warehouse import connect, create_tables
 from marquee import contract
-from marquee.errors import MarqueeError, NothingToDo
+from marquee.errors import MarqueeError, NothingToDo, WarehouseBusy
 from marquee.lineage import emit_dbt_lineage
 from marquee.settings import ROOT, Settings
+from marquee.warehouse import lock_holder
 
 PROJECT: Final = ROOT / "dbt_project"
 EVENTS_ONLY: Final = [
@@ -27,6 +29,7 @@ EVENTS_ONLY: Final = [
     *("path:models/staging", "path:seeds", "source:*", "config.materialized:view", "tag:catalogue"),
 ]
 """Leaves out what new events cannot change: views, seeds, and what is tested of the catalogue as it came."""
+NO_BATCH: Final = "no admitted batch to transform yet: ingest some events and let the gate check them first"
 FAILED: Final = ("error", "fail", "runtime error")
 Window = tuple[date, date]
 """First and last day to build, both inclusive."""
@@ -53,20 +56,47 @@ def transform(
 
     Raises:
         NothingToDo: no batch has been admitted yet.
-        MarqueeError: a model or a test failed (the message names it), or there is no event on the days asked for.
+        WarehouseBusy: another build is running, or another process has the warehouse.
+        MarqueeError: a model or a test failed (the message names it), there is no event on the days asked for, or days
+            were asked for and a full refresh too.
     """
-    if not _has_admitted_batch(settings):
-        raise NothingToDo("no admitted batch to transform yet: ingest some events and let the gate check them first")
-    target, vars_hash = _target_id(settings), _vars_hash(settings)
-    with connect(settings) as connection:
-        build = next_build(connection, target, vars_hash, Asked(from_date, to_date, full_refresh))
-        if build is None:
-            return DbtResult(0, 0, 0, ())
-        build_id = start_build(connection, target, vars_hash, build)
-    result = _build(settings, build)
-    with connect(settings) as connection:
-        finish_build(connection, build_id, target, build)
+    if full_refresh and (from_date or to_date):
+        raise MarqueeError("a full refresh builds all days; ask for it or for days, not for both")
+    if not settings.warehouse.exists():
+        raise NothingToDo(NO_BATCH)
+    with _only_build(settings):
+        target, vars_hash = _target_id(settings), _vars_hash(settings)
+        with connect(settings) as connection:
+            create_tables(connection)
+            if not has_batches(connection):
+                raise NothingToDo(NO_BATCH)
+            build = next_build(connection, target, vars_hash, Asked(from_date, to_date, full_refresh))
+            if build is None:
+                return DbtResult(0, 0, 0, ())
+            build_id = start_build(connection, target, vars_hash, build)
+        result = _build(settings, build)
+        with connect(settings) as connection:
+            finish_build(connection, build_id, target, build)
     return result
+
+
+@contextmanager
+def _only_build(settings: Settings) -> Iterator[None]:
+    """Hold the installation's builds; two at once would read each other's half-built tables and dbt's own files."""
+    path = settings.home / "dbt" / "build.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise WarehouseBusy(
+                f"another build is running in {lock.read() or 'another process'}; wait for it to end, then try again"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield
 
 
 def _build(settings: Settings, build: Build) -> DbtResult:
@@ -228,6 +258,9 @@ def _release_warehouse() -> None:
 
 def _raise_on_failure(verb: str, answer: Any, results: list[Any]) -> None:
     failed = [result for result in results if str(result.status) in FAILED]
+    said = "".join(f"{result.message}" for result in failed[:1]) + str(answer.exception or "")
+    if holder := lock_holder(MarqueeError(said)):
+        raise WarehouseBusy(f"the warehouse is in use by {holder}; wait for it to end, then try again")
     if failed:
         first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -250,12 +283,3 @@ def _summary(results: list[Any], window: Window | None) -> DbtResult:
     kinds = Counter(str(result.node.resource_type) for result in results if str(result.status) != "skipped")
     warnings = tuple(f"{r.node.name}: {_line(r)}" for r in results if str(r.status) == "warn")
     return DbtResult(kinds["model"], kinds["test"], kinds["unit_test"], warnings, window)
-
-
-def _has_admitted_batch(settings: Settings) -> bool:
-    if not settings.warehouse.exists():
-        return False
-    with connect(settings) as connection:
-        create_tables(connection)
-        row = connection.execute("select count(*) from raw.batches where status = 'admitted'").fetchone()
-    return bool(row[0])

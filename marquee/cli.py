@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from marquee import console, upkeep
-from marquee.errors import MarqueeError, SettingsError
-from marquee.options import Home, Json
+from marquee import bench, console, sessions, upkeep
+from marquee.errors import MarqueeError, NothingToDo, SettingsError
+from marquee.options import Home, Json, given_reason
 from marquee.options import command_settings as _settings
 from marquee.settings import Settings
 
@@ -32,6 +32,25 @@ app.command("check-skew", epilog="Examples:  marquee check-skew   |   marquee ch
 app.command(
     "forget", epilog="Examples:  marquee forget --visitor v000123 --yes   |   marquee forget --visitor v000123 --check"
 )(upkeep.forget)
+app.command("models", epilog="Examples:  marquee models   |   marquee models ease --json")(bench.models)
+app.command(
+    "bench-models",
+    epilog="Examples:  marquee bench-models --data events.csv --protocol temporal --models popular,ease"
+    "   |   marquee bench-models --data train.txt --test pairs.txt --protocol sessions --k 20 --metric mrr@20"
+    "   |   marquee bench-models --rerun 0123456789abcdef0123456789abcdef",
+)(bench.bench_models)
+app.command(
+    "tune-models",
+    epilog="Example:  marquee tune-models --data events.csv --protocol temporal --models ease --budget 600",
+)(bench.tune_models)
+app.command("flag-sessions", epilog="Examples:  marquee flag-sessions   |   marquee flag-sessions --worst 50 --json")(
+    sessions.flag_sessions
+)
+app.command(
+    "sample-sessions",
+    epilog="Examples:  marquee sample-sessions --out made.parquet"
+    "   |   marquee sample-sessions --data clicks.csv --model gru4rec --sessions 50000 --out made.parquet",
+)(sessions.sample_sessions)
 
 DAYS = ["%Y-%m-%d"]
 
@@ -125,56 +144,15 @@ def _ingest(settings: Settings, as_json: bool) -> None:
     console.show(result, lines, as_json)
 
 
-@app.command(epilog="Example:  marquee check && marquee transform && marquee check")
-def check(home: Home = None, as_json: Json = False) -> None:
-    """Run the quality gates: new batches in, and the training rows if they have been built."""
-    from dataclasses import asdict
-
-    from expectations.validate import check_raw, check_training_rows
-    from ingestion.load import admit_batch, quarantine_batch
-    from marquee.errors import NothingToDo
-
-    settings = _settings(home)
-    with console.progress("check", None, settings.quiet):
-        verdicts = check_raw(
-            settings,
-            admit=lambda batch: admit_batch(settings, batch),
-            quarantine=lambda batch, reason: quarantine_batch(settings, batch, reason),
-        )
-        try:
-            verdicts.append(check_training_rows(settings))
-        except NothingToDo as reason:
-            pending = str(reason)
-        else:
-            pending = ""
-    lines = []
-    for verdict in verdicts:
-        lines.append(f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows")
-        lines += [f"  warning: {warning}" for warning in verdict.warnings]
-        lines += [f"  unjudged: {reason}" for reason in verdict.unjudged]
-    lines += [pending] if pending else []
-    lines += [f"what the gates saw: {settings.reports / 'gates.html'}"] if verdicts else []
-    console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
-
-
-@app.command(epilog='Example:  marquee admit online-retail-0123456789abcdef --reason "a sale day, the rate is real"')
-def admit(
-    batch: Annotated[str, typer.Argument(help="A batch that a gate quarantined, or training_rows.")],
-    reason: Annotated[str, typer.Option(help="Why the gate was wrong; kept with the batch.")],
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Admit a quarantined batch against the gate's verdict; its rows come back whole."""
-    from expectations.validate import accept_training_rows
-    from ingestion.load import admit_batch
-
-    settings, why = _settings(home), f"admitted by {getpass.getuser()}: {reason}"
-    if batch == "training_rows":
-        accept_training_rows(settings, why)
-        console.show({"admitted": batch}, ["the training rows are the measure of those to come"], as_json)
-        return
-    admit_batch(settings, batch, why)
-    console.show({"admitted": batch}, [f"{batch} is admitted; run `marquee transform` next"], as_json)
+app.command("check", epilog="Example:  marquee check && marquee transform && marquee check")(upkeep.check)
+app.command(
+    "admit",
+    epilog='Example:  marquee admit online-retail-0123456789abcdef --reason "a sale day, the rate is real"',
+)(upkeep.admit)
+app.command(
+    "quarantine",
+    epilog='Example:  marquee quarantine online-retail-0123456789abcdef --reason "its clock was a year ahead"',
+)(upkeep.quarantine)
 
 
 @app.command(epilog="Examples:  marquee transform   |   marquee transform --from 2026-01-20 --to 2026-01-21")
@@ -186,11 +164,16 @@ def transform(
     as_json: Json = False,
 ) -> None:
     """Build the days that are new, or those asked for, with dbt: staging, intermediate, marts, contracts and tests."""
+    settings = _settings(home, existing=True)
     from ingestion.transform import transform as build
 
-    settings = _settings(home, after="check")
-    with console.progress("dbt build", None, settings.quiet):
-        result = build(settings, first.date() if first else None, last.date() if last else None, full_refresh)
+    try:
+        with console.progress("dbt build", None, settings.quiet):
+            result = build(settings, first.date() if first else None, last.date() if last else None, full_refresh)
+    except NothingToDo:
+        # Asked only now: to look, the warehouse must be free, and a build that runs would not be named for what it is.
+        _settings(home, after="check")
+        raise
     days = [day.isoformat() for day in result.window] if result.window else []
     line = f"built {result.models} models of {f'{days[0]} to {days[1]}' if days else 'all days'}"
     line += f", passed {result.data_tests} data tests"
@@ -213,12 +196,16 @@ def materialize(home: Home = None, as_json: Json = False) -> None:
 def train(home: Home = None, as_json: Json = False) -> None:
     """Train the two-tower and the ranker, evaluate them on a later window, store them as one bundle."""
     settings = _settings(home, after="materialize")
+    from features.flags import told
+    from training.flagging import exclusion_report
     from training.pipeline import train as run
     from training.two_tower import TwoTowerSettings
 
     with console.progress("train (epochs)", TwoTowerSettings().epochs, settings.quiet) as advance:
         tag = run(settings, lambda epoch, loss: advance(1))
-    console.show({"bundle": tag}, [f"bundle {tag}", f"next: marquee evaluate; marquee promote {tag}"], as_json)
+    flagged = exclusion_report(settings)
+    lines = [f"bundle {tag}", told(flagged), f"next: marquee evaluate; marquee promote {tag}"]
+    console.show({"bundle": tag, "flagged": flagged}, lines, as_json)
 
 
 @app.command(epilog="Examples:  marquee evaluate   |   marquee evaluate banner_bundle:0123456789abcdef --json")
@@ -228,7 +215,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Show what a bundle was worth on a window later than all it was trained on, and draw its report."""
-    settings = _settings(home, after=None if tag else "train")
+    settings = _settings(home, after=None if tag else "train", existing=True)
     from training import registry
     from training.pipeline import require_latest_bundle
     from training.report import summary_lines, write_report
@@ -249,14 +236,15 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let the gate judge a bundle and make it champion; a running service follows within a second."""
-    settings = _settings(home, after=None if tag else "train")
+    why = None if override is None else given_reason(override, "--override")
+    settings = _settings(home, after=None if tag else "train", existing=True)
     from dataclasses import asdict
 
     from training.pipeline import require_latest_bundle
     from training.promotion import promote as ask
 
     tag = tag or require_latest_bundle(settings)
-    checks = ask(settings, tag, by or getpass.getuser(), override)
+    checks = ask(settings, tag, by or getpass.getuser(), why)
     rows: list[list[object]] = [
         [
             c.name,
@@ -279,11 +267,12 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make the champion before the present one champion again."""
+    why = given_reason(reason)
     settings = _settings(home, after="promote")
     from training.registry import roll_back
 
     now = datetime.now(UTC).replace(tzinfo=None)
-    tag = roll_back(settings, by or getpass.getuser(), reason, now)
+    tag = roll_back(settings, by or getpass.getuser(), why, now)
     console.show({"champion": tag}, [f"{tag} is champion again"], as_json)
 
 
@@ -294,7 +283,7 @@ def history(home: Home = None, as_json: Json = False) -> None:
 
     from training.registry import history as read
 
-    lines = read(_settings(home))
+    lines = read(_settings(home, existing=True))
     rows: list[list[object]] = [[line.at, line.action, line.tag, line.by, line.reason] for line in lines]
     text = console.table("", ["at (UTC)", "what", "bundle", "by", "why"], rows) if rows else "nothing promoted yet"
     console.show({"history": [asdict(line) for line in lines]}, [text], as_json)

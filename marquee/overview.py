@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from marquee import console
@@ -40,7 +41,9 @@ def _has_run(settings: Settings, step: str) -> bool:
         case "ingest":
             return bool(_warehouse(settings)["batches"])
         case "check":
-            return any(batch["status"] == "admitted" for batch in _warehouse(settings)["batches"])
+            # What the marts hold has been admitted once, also when all of it was taken back since.
+            is_admitted = any(batch["status"] == "admitted" for batch in _warehouse(settings)["batches"])
+            return is_admitted or _has_run(settings, "transform")
         case "transform":
             return f"marts.{TRAINING_ROWS.name}" in _warehouse(settings)["tables"]
         case "materialize":
@@ -93,7 +96,8 @@ def overview_lines(found: dict[str, Any]) -> list[str]:
     """The same for a person."""
     lines = [f"home      {found['home']}", f"champion  {found['champion'] or 'none yet'}"]
     if not found["batches"]:
-        return [*lines, "nothing ingested yet: try `marquee ingest --source simulator`"]
+        where = "" if Path(found["home"]).exists() else " (there is no such folder; --home or MARQUEE_HOME names it)"
+        return [*lines, f"nothing ingested yet{where}: try `marquee ingest --source simulator`"]
     columns = list(found["batches"][0])
     rows: list[list[object]] = [list(batch.values()) for batch in found["batches"]]
     tables: list[list[object]] = [[name, f"{count:,}"] for name, count in found["tables"].items()]

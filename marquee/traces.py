@@ -46,7 +46,10 @@ class Trace:
 def require_installation(settings: Settings) -> None:
     """Raise a ``MarqueeError`` when nothing of an installation is at ``home``: to find nothing there proves nothing."""
     if not any((settings.home / name).exists() for name in STATE):
-        raise MarqueeError(f"there is no installation at {settings.home}; check --home or MARQUEE_HOME")
+        raise MarqueeError(
+            f"there is no installation at {settings.home}; check --home or MARQUEE_HOME, "
+            "or run `marquee ingest` first to begin one"
+        )
 
 
 def find_visitor(settings: Settings, person: Person) -> list[Trace]:

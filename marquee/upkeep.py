@@ -1,7 +1,8 @@
-"""Verbs that look after an installation: skew and erasure. Part of the composition root, as ``cli`` is."""
+"""Verbs that look after an installation: gates, skew and erasure. Part of the composition root, as ``cli`` is."""
 
 from __future__ import annotations
 
+import getpass
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,11 +11,75 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from marquee import console
-from marquee.errors import MarqueeError
-from marquee.options import Home, Json, command_settings
+from marquee.errors import MarqueeError, NothingToDo
+from marquee.options import Home, Json, command_settings, given_reason
 
 if TYPE_CHECKING:
+    from expectations.validate import Verdict
+    from ingestion.load import TakenBack
     from marquee.forget import Erasure
+
+
+def check(home: Home = None, as_json: Json = False) -> None:
+    """Run the quality gates: new batches in, and the training rows if they have been built."""
+    settings = command_settings(home, existing=True)
+    from expectations.validate import check_raw, check_training_rows
+    from ingestion.load import admit_batch, quarantine_batch
+
+    with console.progress("check", None, settings.quiet):
+        verdicts = check_raw(
+            settings,
+            admit=lambda batch: admit_batch(settings, batch),
+            quarantine=lambda batch, reason: quarantine_batch(settings, batch, reason),
+        )
+        try:
+            verdicts.append(check_training_rows(settings))
+        except NothingToDo as reason:
+            pending = str(reason)
+        else:
+            pending = ""
+    lines = [line for verdict in verdicts for line in _verdict_lines(verdict)]
+    lines += [pending] if pending else []
+    lines += [f"what the gates saw: {settings.reports / 'gates.html'}"] if verdicts else []
+    console.show({"verdicts": [asdict(verdict) for verdict in verdicts], "pending": pending}, lines, as_json)
+
+
+def admit(
+    batch: Annotated[str, typer.Argument(help="A batch that is quarantined, or training_rows.")],
+    reason: Annotated[str, typer.Option(help="Why it is good all the same; kept with the batch.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Admit a quarantined batch against the gate's verdict; its rows come back whole."""
+    why = f"admitted by {getpass.getuser()}: {given_reason(reason)}"
+    settings = command_settings(home, existing=True)
+    from expectations.validate import accept_training_rows
+    from ingestion.load import admit_batch
+
+    if batch == "training_rows":
+        accept_training_rows(settings, why)
+        console.show({"admitted": batch}, ["the training rows are the measure of those to come"], as_json)
+        return
+    admit_batch(settings, batch, why)
+    console.show({"admitted": batch}, [f"{batch} is admitted; run `marquee transform` next"], as_json)
+
+
+def quarantine(
+    batch: Annotated[str, typer.Argument(help="A batch that a gate admitted, or that waits for one.")],
+    reason: Annotated[str, typer.Option(help="Why it must not count; kept with the batch.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take a batch back that a gate let in; its rows leave the raw tables whole, and marts with the next build."""
+    why = f"quarantined by {getpass.getuser()}: {given_reason(reason)}"
+    settings = command_settings(home, existing=True)
+    from ingestion.load import quarantine_batch
+
+    taken = quarantine_batch(settings, batch, why)
+    if taken is None:
+        raise MarqueeError(f"batch {batch} is quarantined already; nothing was changed (`marquee status` says why)")
+    result = {"quarantined": batch, "gained": list(taken.gained), "full_build": taken.was_built}
+    console.show(result, _taken_back_lines(batch, taken), as_json)
 
 
 def check_skew(
@@ -48,11 +113,10 @@ def forget(
     """Erase a visitor from every store, search for what is left, and list the bundles trained with them."""
     from marquee.forget import forget as erase
     from marquee.forget import known_person, require_erased
-    from marquee.traces import find_visitor, require_installation
+    from marquee.traces import find_visitor
 
     _require_id(visitor)
-    settings = command_settings(home)
-    require_installation(settings)
+    settings = command_settings(home, existing=True)
     if check:
         traces = find_visitor(settings, known_person(settings, visitor)[0])
         lines = [f"{trace.store} ({trace.place}): {trace.count:,}" for trace in traces] or ["nothing of them is stored"]
@@ -67,6 +131,26 @@ def forget(
         return
     console.show({"erased": True} | asdict(erasure), _erasure_lines(erasure), as_json)
     require_erased(erasure)
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    lines = [f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows"]
+    lines += [f"  warning: {warning}" for warning in verdict.warnings]
+    return lines + [f"  unjudged: {reason}" for reason in verdict.unjudged]
+
+
+def _taken_back_lines(batch: str, taken: TakenBack) -> list[str]:
+    lines = [f"{batch} is quarantined; `marquee admit {batch} --reason …` brings it back"]
+    if taken.gained:
+        lines.append(
+            f"rows that it shared with others now count as theirs: {', '.join(taken.gained)}; run `marquee check` next"
+        )
+    if taken.was_built:
+        lines.append(
+            "its rows stand in the marts and features until `marquee transform`, which will build all days anew, "
+            "and `marquee materialize`"
+        )
+    return lines
 
 
 def _require_id(visitor: str) -> None:

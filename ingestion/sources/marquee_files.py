@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +105,8 @@ def _typed(column: contract.Column, value: Any) -> Any:
         return _text(column.name, value)
     if column.type == "bool" and isinstance(value, bool):
         return value
+    if isinstance(value, Decimal):  # of Parquet; 19.90 is the same float whether it is read from there or from JSON
+        value = int(value) if column.type == "int" and value == int(value) else float(value)
     is_whole = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     if column.type == "int" and is_whole:
         return value

@@ -5,6 +5,7 @@ What cannot be read is refused with one line and leaves nothing behind; what can
 
 from __future__ import annotations
 
+import getpass
 import gzip
 import json
 import os
@@ -161,7 +162,8 @@ WRONG: dict[str, tuple[list[str], dict[str, str], tuple[str, ...]]] = {
     "too few events": (["simulate", "--events", "999"], {}, ("setting events", "1000")),
     "too many events": (["simulate", "--events", "10000001"], {}, ("setting events", "10000000")),
     "negative seed": (["simulate", "--seed", "-1"], {}, ("setting seed",)),
-    "no such batch": (["admit", "nope", "--reason", "x"], {}, ("batch nope is not in the warehouse",)),
+    "no such batch": (["admit", "nope", "--reason", "x"], {}, ("batch nope is not in the warehouse", "marquee status")),
+    "no batch to take back": (["quarantine", "nope", "--reason", "x"], {}, ("batch nope is not in the warehouse",)),
     "no such bundle": (["evaluate", "banner_bundle:nope"], {}, ("no bundle 'banner_bundle:nope'", "stored: none")),
 }
 
@@ -287,6 +289,7 @@ def test_status_counts_what_is_there_before_and_after(shop: Path, tmp_path: Path
 
 
 VERBS: dict[str, list[str]] = {
+    "check": ["check"],
     "transform": ["transform"],
     "materialize": ["materialize"],
     "train": ["train"],
@@ -304,13 +307,10 @@ def assert_all_point_to(home: Path, verb: str, verbs: list[str]) -> None:
 
 
 def test_each_verb_says_what_to_run_first(shop: Path, tmp_path: Path) -> None:
-    """With nothing there, and with a batch that no gate has seen; the gate itself has nothing to refuse."""
+    """With nothing there, and with a batch that no gate has seen."""
     assert_all_point_to(tmp_path / "home", "ingest", list(VERBS))
-    assert_all_point_to(shop, "check", ["transform", "materialize", "recommend"])
-    done = marquee(tmp_path / "home", "check")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "no training rows" in done.stdout
     assert not (tmp_path / "home").exists()
+    assert_all_point_to(shop, "check", ["transform", "materialize", "recommend"])
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------
@@ -361,9 +361,18 @@ def test_bad_batch_is_refused_whole_until_a_person_admits_it(admitted: Path, tmp
     assert result(marquee(home, "transform", "--json"))["models"] > 20
     assert result(marquee(home, "admit", batch, "--reason", "a test of us all", "--json")) == {"admitted": batch}
     assert len(raw_tables(home)["events"]) == len(before) + 60
+    words = ("quarantine", batch, "--reason", "on second thoughts")
+    taken = {"quarantined": batch, "gained": [], "full_build": False}
+    assert result(marquee(home, *words, "--json")) == taken, "no build has seen it since"
+    assert raw_tables(home)["events"] == before
+    assert_refused(marquee(home, *words), batch, "is quarantined already", "marquee status")
     again = result(marquee(home, "status", "--json"))["batches"][1]
-    assert again["status"] == "admitted"
-    assert again["reason"].endswith(": a test of us all")
+    assert again["status"] == "quarantined"
+    who = getpass.getuser()
+    assert again["reason"].startswith(bad["reason"])
+    assert again["reason"].endswith(
+        f"; then admitted by {who}: a test of us all; then quarantined by {who}: {words[-1]}"
+    )
 
 
 def test_batch_of_known_rows_alone_passes_the_gate_and_changes_nothing(admitted: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def good_batch_profile() -> pd.DataFrame:
             "first_year": [1990],
             "last_year": [2100],
             "largest_gap_days": [7],
+            "future_hours": [1.0],
             "valid_amount_share": [1.0],
         }
     )
@@ -174,6 +175,8 @@ BATCH_PROFILE = [
     put("last_year", 2101),
     put("largest_gap_days", 366),
     put("largest_gap_days", 365),
+    put("future_hours", 24.1),
+    put("future_hours", 24.0),
     put("valid_amount_share", 0.999),
 ]
 CATALOGUE_PROFILE = [
@@ -327,7 +330,7 @@ def test_first_expectation_is_a_row_count_and_warnings_are_counted() -> None:
         expectations = make_suite().expectations
         assert expectations[0].configuration.type == "expect_table_row_count_to_be_between"
         warnings[name] = sum(str(e.configuration.severity.value) == "warning" for e in expectations)
-    ceilings = {"events": 0, "batch_profile": 4, "catalogue_profile": 2, "training_rows": 0, "training_profile": 1}
+    ceilings = {"events": 0, "batch_profile": 5, "catalogue_profile": 2, "training_rows": 0, "training_profile": 1}
     assert warnings == ceilings | {"batch_drift": 5 + 9 + 19 + 1, "training_drift": 4}
 
 

@@ -1,7 +1,7 @@
 """The two gates: what passes is admitted, what is refused is quarantined whole, and each says why."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from expectations import history
 from expectations.profile import count_days, profile_catalogue, profile_events, sample_events
-from expectations.validate import Verdict, accept_training_rows, check_raw, check_training_rows
+from expectations.validate import Verdict, _latest_now, accept_training_rows, check_raw, check_training_rows
 from ingestion.batch import Batch, Rejected, records
 from ingestion.load import admit_batch, ingest, load_pending, quarantine_batch
 from marquee import contract
@@ -249,6 +249,32 @@ def test_gate_stops_when_its_decision_is_not_kept(settings: Settings) -> None:
         check_raw(settings, lambda _: None, lambda *_: None)
 
 
+def test_events_of_the_future_are_refused_beyond_a_days_grace(settings: Settings) -> None:
+    """One of them is enough; what a local clock puts ahead of UTC passes with a warning."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    ids = {}
+    for name, hours in (("local", 14), ("future", 26)):
+        moments = (now - timedelta(hours=hours), now + timedelta(hours=hours))
+        rows = [event(f"{name}{n}", "page_view", occurred_at=at) for n, at in enumerate(moments)]
+        ids[name] = ingest(Shop(name, events(*rows)), settings).batch_id
+    reason = "future_hours (hours from now to the newest event) is 26, which breaks max_value 24"
+    with pytest.raises(GateError) as caught:
+        gate(settings)
+    assert str(caught.value) == f"the gate refused 1 of 2:\n{ids['future']}: {reason}"
+    assert statuses(settings) == {"local": ("admitted", None), "future": ("quarantined", reason)}
+    page = (settings.reports / "gates.html").read_text(encoding="utf-8")
+    # What breaks the limit of a refusal breaks that of the warning too.
+    assert page.count('<td class="warning">warning<td>future_hours ') == 2
+    assert page.count('<td class="refused">refused<td>future_hours ') == 1
+
+
+def test_now_is_the_clock_or_as_of_where_that_is_later() -> None:
+    before, later = datetime.now(UTC).replace(tzinfo=None), datetime.now(UTC) + timedelta(days=3)
+    for as_of in (None, NOON):
+        assert before <= _latest_now(Settings(as_of=as_of)) <= before + timedelta(minutes=1)
+    assert _latest_now(Settings(as_of=later)) == later.replace(tzinfo=None)
+
+
 def test_event_profile_by_hand(settings: Settings) -> None:
     """Four impressions, one of an unknown banner, two clicked; of three clicks one names no known impression."""
     rows = [
@@ -263,7 +289,7 @@ def test_event_profile_by_hand(settings: Settings) -> None:
     loaded = ingest(Shop("good", *CATALOGUE, events(*rows)), settings)
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         days = count_days(connection, loaded.batch_id)
-        profile = profile_events(connection, loaded.batch_id, days).iloc[0].to_dict()
+        profile = profile_events(connection, loaded.batch_id, days, NOON + timedelta(days=8)).iloc[0].to_dict()
         catalogue = profile_catalogue(connection, loaded.batch_id).iloc[0].to_dict()
     assert days["event_count"].tolist() == [7, 2]
     assert days["newest_at"].tolist() == [NOON + timedelta(minutes=12), NOON + timedelta(days=9)]
@@ -283,6 +309,7 @@ def test_event_profile_by_hand(settings: Settings) -> None:
         "first_year": 2026,
         "last_year": 2026,
         "largest_gap_days": 9,
+        "future_hours": 24.0,
         "valid_amount_share": 1.0,
     }
     assert catalogue == {
@@ -313,7 +340,7 @@ def test_profile_sees_what_a_loader_let_through(settings: Settings) -> None:
             "[0, 1.5, 'nan'::double, 1, null][range + 1] as propensity from range(5)"
         )
         catalogue = profile_catalogue(connection, "x").iloc[0].to_dict()
-        profile = profile_events(connection, "x", count_days(connection, "x")).iloc[0].to_dict()
+        profile = profile_events(connection, "x", count_days(connection, "x"), NOON).iloc[0].to_dict()
     shares = [catalogue.pop(name) for name in ("rejected_row_share", "repeated_event_share")]
     assert all(isnan(share) for share in shares)
     assert catalogue == {
@@ -505,7 +532,10 @@ def test_a_refused_batch_can_be_repaired_or_overruled(settings: Settings) -> Non
     admit_batch(settings, first.batch_id, "admitted by ada: it is the same day")
     found = statuses_by_id(settings)
     assert found[repaired.batch_id] == ("admitted", None)
-    assert found[first.batch_id] == ("admitted", "admitted by ada: it is the same day")
+    status, reason = found[first.batch_id]
+    assert status == "admitted"
+    assert str(reason).startswith("missing_propensity_rise (")
+    assert str(reason).endswith("breaks max_value 0.5; then admitted by ada: it is the same day")
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         (rows,) = connection.execute("select count(*) from raw.events").fetchone()
     assert rows == 8 * 360

@@ -6,6 +6,7 @@ Run as a script, this file is the child process that its own tests kill.
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,18 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from ingestion.batch import Batch, Rejected, records
+from ingestion.builds import Asked, finish_build, next_build, start_build
 from ingestion.event_log import EventStream, append_batches
-from ingestion.load import admit_batch, connect, create_tables, ingest, load_pending, quarantine_batch, rejected_rows
+from ingestion.load import (
+    TakenBack,
+    admit_batch,
+    connect,
+    create_tables,
+    ingest,
+    load_pending,
+    quarantine_batch,
+    rejected_rows,
+)
 from ingestion.warehouse import SLICE
 from marquee import contract
 from marquee.errors import GateError, MarqueeError, NothingToDo, SourceError
@@ -249,7 +260,7 @@ def test_quarantine_takes_a_batch_out_whole_and_admitting_brings_it_back(setting
     admit_batch(settings, batch.batch_id)
     after = tables(settings)
     status = {row[0]: row[3:] for row in after.pop("batches")}
-    assert status[batch.batch_id] == ("admitted", None)
+    assert status[batch.batch_id] == ("admitted", "click rate 90 %")
     before.pop("batches")
     assert after == before
     assert not folder.exists()
@@ -280,9 +291,52 @@ def test_a_person_does_not_admit_what_no_gate_has_refused(settings: Settings) ->
     batch = ingest(Listed([events(1)]), settings)
     with pytest.raises(MarqueeError, match="refused by no gate yet; run `marquee check` first"):
         admit_batch(settings, batch.batch_id, "in a hurry")
+    assert query(settings, "select status, reason from raw.batches") == [("loaded", None)]
+
+
+def test_each_decision_keeps_the_reasons_before_it(settings: Settings) -> None:
+    batch = ingest(Listed([events(1)]), settings)
+    books = "select status, reason from raw.batches"
     quarantine_batch(settings, batch.batch_id, "bad")
-    admit_batch(settings, batch.batch_id, "it is right")
-    assert query(settings, "select status, reason from raw.batches") == [("admitted", "it is right")]
+    admit_batch(settings, batch.batch_id, "ada: it is right")
+    assert query(settings, books) == [("admitted", "bad; then ada: it is right")]
+    with pytest.raises(MarqueeError, match=rf"batch {batch.batch_id} is admitted already"):
+        admit_batch(settings, batch.batch_id, "again")
+    assert query(settings, books) == [("admitted", "bad; then ada: it is right")]
+    assert quarantine_batch(settings, batch.batch_id, "bob: no") == TakenBack((), was_built=False)
+    reasons = "bad; then ada: it is right; then bob: no"
+    assert query(settings, books) == [("quarantined", reasons)]
+    assert (settings.quarantine / batch.batch_id / "reason.txt").read_text() == f"{reasons}\n"
+    assert quarantine_batch(settings, batch.batch_id, "once more") is None
+    assert query(settings, books) == [("quarantined", reasons)]
+
+
+def test_a_batch_taken_back_names_those_that_gained_its_rows(settings: Settings) -> None:
+    bad = ingest(Listed([events(1, 2)], name="bad"), settings)
+    good = ingest(Listed([events(2, 3)], name="good"), settings)
+    other = ingest(Listed([events(3)], name="other"), settings)
+    for batch in (bad, good, other):
+        admit_batch(settings, batch.batch_id)
+    with connect(settings) as connection:
+        build = next_build(connection, "duckdb", "v1", Asked())
+        assert build is not None
+        finish_build(connection, start_build(connection, "duckdb", "v1", build), "duckdb", build)
+    assert quarantine_batch(settings, bad.batch_id, "bad") == TakenBack((good.batch_id,), was_built=True)
+    assert query(settings, "select status from raw.batches order by batch_number") == [
+        ("quarantined",),
+        ("loaded",),
+        ("admitted",),
+    ]
+
+
+def test_a_batch_that_the_log_lacks_is_not_admitted(settings: Settings) -> None:
+    batch = ingest(Listed([events(1)]), settings)
+    quarantine_batch(settings, batch.batch_id, "bad")
+    shutil.rmtree(settings.log / "batches" / batch.batch_id)
+    before = tables(settings)
+    with pytest.raises(MarqueeError, match=rf"batch {batch.batch_id} is not in the event log; restore its folder in"):
+        admit_batch(settings, batch.batch_id, "it is right")
+    assert tables(settings) == before
 
 
 @pytest.mark.parametrize("act", [admit_batch, quarantine_batch])
@@ -306,7 +360,7 @@ def test_repeats_within_a_batch_are_noted_and_those_of_earlier_batches_are_not(s
 def test_an_unknown_batch_is_named(settings: Settings) -> None:
     ingest(Listed([events(1)]), settings)
     for act in (lambda: quarantine_batch(settings, "shop-1", "bad"), lambda: admit_batch(settings, "shop-1")):
-        with pytest.raises(MarqueeError, match="shop-1 is not in the warehouse"):
+        with pytest.raises(MarqueeError, match="shop-1 is not in the warehouse; `marquee status` lists"):
             act()
 
 

@@ -1,15 +1,20 @@
 """Which days are due, decided on raw tables alone."""
 
+import os
 from collections.abc import Iterator
 from datetime import date, datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
 
-from ingestion.builds import Asked, Build, finish_build, next_build, start_build
+from ingestion.builds import Asked, Build, finish_build, has_batches, next_build, note_taken_back, start_build
+from ingestion.transform import _only_build, _raise_on_failure, transform
 from ingestion.warehouse import create_tables
 from marquee import contract
-from marquee.errors import MarqueeError
+from marquee.errors import MarqueeError, WarehouseBusy
+from marquee.settings import Settings
 
 Connection = duckdb.DuckDBPyConnection
 TARGET, HASH, NOTHING = "duckdb", "v1", Asked()
@@ -200,3 +205,110 @@ def test_days_before_a_window_that_was_asked_for_are_due_still(warehouse: Connec
     left = due(warehouse)
     assert left is not None
     assert left.window == (date(2026, 1, 10), date(2026, 1, 12))
+
+
+# --- batches that are taken back
+
+
+def take_back(connection: Connection, batch: str) -> bool:
+    was_built = note_taken_back(connection, batch)
+    connection.execute("update raw.batches set status = 'quarantined' where batch_id = ?", [batch])
+    connection.execute("delete from raw.events where batch_id = ?", [batch])
+    return was_built
+
+
+def test_a_built_batch_that_is_taken_back_has_everything_built_anew(warehouse: Connection) -> None:
+    add_batch(warehouse, "future", {"e3": date(2027, 1, 1)})
+    build(warehouse)
+    assert take_back(warehouse, "future")
+    assert build(warehouse) == FULL
+    assert due(warehouse) is None
+
+
+def test_a_batch_that_no_build_has_seen_leaves_nothing_to_do(warehouse: Connection) -> None:
+    add_batch(warehouse, "second", {"e3": date(2026, 1, 12)})
+    assert not take_back(warehouse, "second")
+    assert due(warehouse) is None
+
+
+@pytest.mark.parametrize("is_finished", [True, False], ids=["asked for", "interrupted"])
+def test_a_batch_of_which_a_part_was_built_counts_as_built(warehouse: Connection, is_finished: bool) -> None:
+    """Days 10 to 12 are due of it; a build of day 12 alone ended, or one of all of them began."""
+    add_batch(warehouse, "second", {"e3": date(2026, 1, 10), "e4": date(2026, 1, 12)})
+    part = due(warehouse, Asked(date(2026, 1, 12)) if is_finished else NOTHING)
+    assert part is not None
+    number = start_build(warehouse, TARGET, HASH, part)
+    if is_finished:
+        finish_build(warehouse, number, TARGET, part)
+    assert take_back(warehouse, "second")
+    assert due(warehouse) == FULL
+    # Brought back before that, it is due, and not taken for built.
+    warehouse.execute("update raw.batches set status = 'admitted' where batch_id = 'second'")
+    warehouse.execute(
+        "insert into raw.events (event_id, kind, occurred_at, visitor_id, batch_id) "
+        "values ('e3', 'other', '2026-01-10', 'v', 'second'), ('e4', 'other', '2026-01-12', 'v', 'second')"
+    )
+    again = build(warehouse)
+    assert again.window == (date(2026, 1, 10), date(2026, 1, 12))
+    assert due(warehouse) is None
+
+
+def test_when_all_is_taken_back_an_empty_build_is_due_once(warehouse: Connection) -> None:
+    take_back(warehouse, "first")
+    assert has_batches(warehouse)
+    assert build(warehouse) == Build(None, None, is_full=True)
+    assert not has_batches(warehouse)
+
+
+def test_days_that_are_gone_are_not_left_in_the_marts(warehouse: Connection) -> None:
+    """As after a forgotten visitor who alone did something on the last day."""
+    add_batch(warehouse, "last", {"e3": date(2026, 1, 12)})
+    found = build(warehouse)
+    start_build(warehouse, TARGET, HASH, Build(date(2026, 1, 12), date(2026, 1, 12), is_full=False))
+    warehouse.execute("delete from raw.events where event_id = 'e3'")
+    assert found.window == (date(2026, 1, 10), date(2026, 1, 12))
+    assert build(warehouse) == FULL
+    assert due(warehouse) is None
+
+
+# --- one build at a time
+
+
+def test_days_and_a_full_refresh_are_not_asked_for_together(tmp_path: Path) -> None:
+    settings, day = Settings(home=tmp_path / "home"), date(2026, 1, 5)
+    for asked in ({"from_date": day}, {"to_date": day}, {"from_date": day, "to_date": day}):
+        with pytest.raises(MarqueeError, match="ask for it or for days, not for both"):
+            transform(settings, full_refresh=True, **asked)
+    assert not settings.home.exists()
+
+
+def test_a_second_build_at_the_same_time_leaves_no_trace(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        create_tables(connection)
+        add_batch(connection, "first", {"e1": date(2026, 1, 5)})
+    with _only_build(settings):
+        for _ in range(2):
+            with pytest.raises(WarehouseBusy, match=rf"^another build is running in process {os.getpid()}; wait for"):
+                transform(settings)
+    with duckdb.connect(str(settings.warehouse)) as connection:
+        begun = "select 1 from information_schema.tables where table_schema = 'raw' and table_name = 'builds'"
+        assert connection.execute(begun).fetchall() == []
+    with _only_build(settings):
+        assert (tmp_path / "dbt" / "build.lock").read_text() == f"process {os.getpid()}"
+
+
+def test_a_warehouse_that_is_taken_while_dbt_runs_is_told_of_in_our_words() -> None:
+    held = 'IO Error: Could not set lock on file "/x/warehouse.duckdb": Conflicting lock is held in /bin/py (PID 12).'
+    node = SimpleNamespace(resource_type="model", name="stg_events")
+    failed = [SimpleNamespace(status="error", message=f"Runtime Error\n  {held}", node=node)]
+    for answer, results in (
+        (SimpleNamespace(success=False, exception=RuntimeError(f"Runtime Error\n  {held}")), []),
+        (SimpleNamespace(success=False, exception=None), failed),
+    ):
+        with pytest.raises(WarehouseBusy, match=r"^the warehouse is in use by process 12 \(/bin/py\); wait for it"):
+            _raise_on_failure("build", answer, results)
+    failed[0].message = "Runtime Error in model\n  no such column"
+    with pytest.raises(MarqueeError, match="model stg_events failed: no such column") as caught:
+        _raise_on_failure("build", SimpleNamespace(success=False, exception=None), failed)
+    assert not isinstance(caught.value, WarehouseBusy)

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,24 @@ def test_files_without_rows_are_passed_over_unless_none_has_any(tmp_path: Path) 
         _read(tmp_path)
     _write(tmp_path / "events.jsonl", EVENT)
     assert [(batch.table, batch.records.num_rows) for batch in _read(tmp_path)] == [("events", 1)]
+
+
+def test_decimals_of_parquet_are_the_numbers_that_they_say(tmp_path: Path) -> None:
+    """Each as the nearest float, which is what the same digits give in JSON; a whole one is a position too."""
+    amounts = ["19.90", "0.10", "-0.01", "9007199254740993.00", None]
+    positions = ["0", "7", "1", "2", "1.5"]
+    columns = {"event_id": [f"e{n}" for n in range(5)], "kind": ["order"] * 5, "visitor_id": ["v"] * 5}
+    columns |= {"product_id": ["p"] * 5, "occurred_at": [datetime(2026, 1, 2)] * 5}
+    decimals = {
+        "amount": pa.array([text and Decimal(text) for text in amounts], pa.decimal128(38, 2)),
+        "position": pa.array([Decimal(text) for text in positions], pa.decimal256(40, 1)),
+    }
+    pq.write_table(pa.table(columns | decimals), tmp_path / "events.parquet")
+    batches = _read(tmp_path / "events.parquet")
+    found = [(row["event_id"], row["amount"], row["position"]) for row in _rows(batches)]
+    # 2^53 + 1 lies between two floats, and 2^53 is the even one.
+    assert found == [("e0", 19.9, 0), ("e1", 0.1, 7), ("e3", 9007199254740992.0, 2)]
+    reasons = [(row.line, row.reason) for batch in batches for row in batch.rejected]
+    assert reasons == [(3, "amount -0.01 is negative"), (5, "position 1.5 is not a int")]
+    as_json = [EVENT | {"event_id": f"j{n}", "amount": float(text)} for n, text in enumerate(["19.90", "0.10"])]
+    assert [row["amount"] for row in _rows(_read(_write(tmp_path / "events.jsonl", *as_json)))] == [19.9, 0.1]

@@ -2,25 +2,7 @@
 
 {% set limit = var('session_item_limit') %}
 
-with flagged as (
-    select distinct visitor_id, activity_date from {{ ref('int_visitor_day_flags') }}
-    where {{ in_window('activity_date') }}
-),
-
-items as (
-    select
-        interactions.event_date,
-        interactions.visitor_id,
-        interactions.session_id,
-        interactions.product_id
-    from {{ ref('int_interaction_days') }} as interactions
-    left join flagged
-        on interactions.visitor_id = flagged.visitor_id
-        and interactions.event_date = flagged.activity_date
-    where
-        flagged.visitor_id is null
-        and {{ in_window('interactions.event_date') }}
-),
+with {{ clean_items() }},
 
 large_sessions as (
     select event_date, visitor_id, session_id
