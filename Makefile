@@ -10,7 +10,7 @@ DATA ?=
 EVENTS ?=
 SERVE ?=
 
-.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline airflow clean help
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval airflow clean help
 
 help:
 	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
@@ -21,6 +21,7 @@ help:
 	@echo "make smoke PYTHON=python3.12 VENV=.venv-3.12   the whole demo at its smallest size on another Python"
 	@echo "make airflow              Airflow's UI on this installation's DAGs"
 	@echo "make bench-pipeline DATA=DIR   load, build and materialise at volume, against a plain scan; last line JSON"
+	@echo "make bench-retrieval DATA=DIR  the retrieval models on data with known answers; last line JSON"
 	@echo "make lock                 resolve the dependencies anew"
 
 setup: $(VENV)/.platform
@@ -75,6 +76,9 @@ format: setup-dev
 
 airflow: setup
 	@"$(BIN)/marquee" airflow standalone
+
+bench-retrieval: setup-dev
+	@"$(BIN)/python" -m benchmarks.retrieval $(if $(DATA),--data "$(DATA)") $(BENCH)
 
 bench-pipeline: setup-dev
 	@"$(BIN)/python" -m benchmarks.pipeline $(if $(DATA),--data "$(DATA)") $(BENCH)

@@ -19,6 +19,18 @@ from marquee.schedule import BUNDLE_ASSET, TRAINING_ROWS_ASSET
 )
 def train_models() -> None:
     @task
+    def flag_sessions() -> dict[str, object]:
+        """Judge sessions by their likelihood; those that look like a bot's leave the training rows."""
+        from dataclasses import asdict
+
+        from marquee.schedule import task_outcome
+        from marquee.settings import load_settings
+        from training.flagging import flag_sessions as judge
+
+        with task_outcome():
+            return asdict(judge(load_settings()))
+
+    @task
     def join_features() -> str:
         """Join each training row with what was known strictly before its impression."""
         from features.training_set import build_training_set
@@ -58,7 +70,7 @@ def train_models() -> None:
         with task_outcome():
             return assemble(load_settings())
 
-    join_features() >> [train_retrieval(), train_ranker()] >> assemble_bundle()
+    flag_sessions() >> join_features() >> [train_retrieval(), train_ranker()] >> assemble_bundle()
 
 
 train_models()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from feast import FeatureStore
 
 from features.definitions import STAMP, TRAINING_SERVICE, entity_keys
 from features.export import offline_files
+from features.flags import EXCLUSION, flagged_sessions
 from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import GateError, NothingToDo
@@ -85,28 +87,49 @@ def stamps(settings: Settings, table: contract.Table, rows: pd.DataFrame, moment
 
 
 def build_training_set(settings: Settings) -> Path:
-    """Write ``training_set.parquet``: one row per training row, with its features as of the impression.
+    """Write ``training_set.parquet``: a training row each with its features as of the impression, but for flagged ones.
 
     Raises:
-        NothingToDo: there is no training row yet.
-        GateError: the join lost or repeated a row.
+        NothingToDo: there is no training row yet, or all are of flagged sessions.
+        GateError: a row was lost or repeated, by the join or by leaving out flagged sessions.
     """
-    columns = ", ".join(contract.TRAINING_ROWS.names)
     if not settings.warehouse.exists():
         raise NothingToDo("no warehouse yet: run ingest_events, then transform_events")
     with open_warehouse(settings) as connection:
         try:
-            query = f"select {columns} from marts.training_rows order by impressed_at, impression_id"  # noqa: S608
-            rows = connection.sql(query).to_arrow_table()
+            rows, counts = _unflagged_rows(settings, connection)
         except duckdb.CatalogException:
             raise NothingToDo("no training rows yet: run transform_events") from None
-    if not len(rows):
+    if not counts["rows_before"]:
         raise NothingToDo("training_rows is empty: no impression of a known banner has been loaded")
+    if not len(rows):
+        raise NothingToDo("all training rows are of flagged sessions; look at them with: marquee flag-sessions")
     # The files may be older than the marts, and the join would not say so.
     store, _ = refresh_offline(settings)
     joined = join_table(store, rows)
     target = settings.features / "training_set.parquet"
     partial = target.with_suffix(".partial")
-    pq.write_table(joined, partial)
+    noted = {**(joined.schema.metadata or {}), EXCLUSION: json.dumps(counts)}
+    pq.write_table(joined.replace_schema_metadata(noted), partial)
     partial.replace(target)
     return target
+
+
+def _unflagged_rows(settings: Settings, connection: duckdb.DuckDBPyConnection) -> tuple[pa.Table, dict[str, int]]:
+    """Training rows whose session is not flagged, and the counts of ``exclusion``."""
+    connection.register("flags", flagged_sessions(settings))
+    matched = "select 1 from flags where flags.visitor_id = r.visitor_id and flags.session_id = r.session_id"
+    columns = ", ".join(contract.TRAINING_ROWS.names)
+    rows = connection.sql(
+        f"select {columns} from marts.training_rows as r where not exists ({matched}) "  # noqa: S608
+        "order by impressed_at, impression_id"
+    ).to_arrow_table()
+    (before,) = connection.execute("select count(*) from marts.training_rows").fetchone()
+    excluded, sessions = connection.execute(
+        "select count(*), count(distinct (visitor_id, session_id)) "  # noqa: S608
+        f"from marts.training_rows as r where exists ({matched})"
+    ).fetchone()
+    if before != len(rows) + excluded:
+        raise GateError(f"of {before} training rows {len(rows)} were kept and {excluded} left out; some are lost")
+    counts = {"rows_before": before, "rows_kept": len(rows), "rows_excluded": excluded, "sessions_excluded": sessions}
+    return rows, counts

@@ -24,7 +24,7 @@ from marquee.settings import Settings, load_settings, quiet_environment, setting
 TASKS: Final = {
     "ingest_events": ("read_source", "load_log", "check_raw"),
     "transform_events": ("build_marts", "check_training_rows", "materialize_features"),
-    "train_models": ("join_features", "train_retrieval", "train_ranker", "assemble_bundle"),
+    "train_models": ("flag_sessions", "join_features", "train_retrieval", "train_ranker", "assemble_bundle"),
     "promote_bundle": ("judge_and_promote",),
 }
 STEPS: Final = 1 + sum(map(len, TASKS.values())) + 3

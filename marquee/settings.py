@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
     exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over the eligible.")
     candidates: int = Field(50, ge=1, description="Banners that retrieval hands to the ranker.")
+    flag_sessions: bool = Field(True, description="Leave sessions out of training rows that look like a bot's.")
     quiet: bool = Field(False, description="No progress bars.")
 
     @property

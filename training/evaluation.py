@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import COUNTS, VISITOR_FIELDS, Floats, ranker_matrix
+from features.matrix import COUNTS, VISITOR_FIELDS, Floats, ranker_matrix, seconds
 from marquee.settings import Settings
 from training import baselines, metrics, ope
+from training.banner_scores import ProductScores
 from training.bundle import Bundle
 from training.dataset import Dataset, banner_counts, frame_columns
 from training.eligibility import eligible_banners
@@ -46,28 +47,36 @@ def evaluate_ranker(data: Dataset, ranker: Ranker, seed: int) -> dict[str, Any]:
     }
 
 
-def evaluate_retrieval(data: Dataset, towers: Towers, k: int = 10) -> dict[str, Any]:
-    """Recall@k of the clicked banner among all banners eligible at its moment, beside the popular order."""
+def evaluate_retrieval(
+    data: Dataset, towers: Towers, products: ProductScores | None = None, k: int = 10
+) -> dict[str, Any]:
+    """Recall@k of the clicked banner among all banners eligible at its moment, beside the popular order.
+
+    With ``products`` also of banners by their products, of the original formula for that, and of a blend of towers and
+    products; the product model must have seen nothing of the test part.
+    """
     clicks = data.split.test[data.clicked[data.split.test]]
     counts = data.frame[list(COUNTS)].to_numpy(np.float64)[clicks]
     inputs = banner_inputs(data.banner_shares, data.catalogue.product_counts, data.catalogue.mean_prices)
     ids = embedding_ids(data)
     vectors = towers.visitor_vectors(visitor_inputs(data.visitor_shares[clicks], counts))
     similarity = (vectors @ towers.banner_vectors(ids, inputs).T).astype(np.float64)
-    eligible = _eligible_at(data, clicks)
     fit = np.concatenate([data.split.train, data.split.validation])
     clicked = data.clicked[fit].astype(np.float64)
     popular = np.bincount(data.banner_rows[fit], weights=clicked, minlength=len(data.catalogue))
-    target = data.banner_rows[clicks]
-    ranks = metrics.full_ranks(similarity, target, eligible)
-    popular_ranks = metrics.full_ranks(np.tile(popular, (len(clicks), 1)), target, eligible)
-    return {
-        "clicks": len(clicks),
-        "k": k,
-        "recall": metrics.recall_at(ranks, k) if len(clicks) else 0.0,
-        "recall_popular": metrics.recall_at(popular_ranks, k) if len(clicks) else 0.0,
-        "eligible": float(eligible.sum(axis=1).mean()) if len(clicks) else 0.0,
+    scores: dict[str, Any] = {"recall": similarity, "recall_popular": np.tile(popular, (len(clicks), 1))}
+    if products:
+        moments = seconds(data.frame["impressed_at"].to_numpy("datetime64[us]")[clicks])
+        lifts, originals = products.scores(data.frame["visitor_id"].to_numpy(str)[clicks], moments)
+        blend = similarity + products.settings.weight * lifts
+        scores |= {"recall_products": lifts, "recall_original": originals, "recall_blend": blend}
+    eligible, target = _eligible_at(data, clicks), data.banner_rows[clicks]
+    recalls = {
+        name: metrics.recall_at(metrics.full_ranks(one, target, eligible), k) if len(clicks) else 0.0
+        for name, one in scores.items()
     }
+    mean = float(eligible.sum(axis=1).mean()) if len(clicks) else 0.0
+    return {"clicks": len(clicks), "k": k, "eligible": mean} | recalls
 
 
 def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from training import registry
+from training.banner_scores import ProductScores, fit_product_scores
 from training.bundle import FORMAT, Bundle, feature_service
 from training.dataset import Dataset, load_dataset, read_category_titles
 from training.evaluation import embedding_ids, evaluate_policy, evaluate_ranker, evaluate_retrieval
+from training.flagging import exclusion_report, flag_sessions
 from training.ranker import Ranker, RankerSettings, fit_ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
 
@@ -36,7 +38,8 @@ def train_retrieval(settings: Settings, on_epoch: Progress | None = None) -> Pat
     visitors = visitor_inputs(data.visitor_shares[clicks], data.frame[list(COUNTS)].to_numpy(np.float64)[clicks])
     banners = banner_inputs(data.banner_shares, data.catalogue.product_counts, data.catalogue.mean_prices)
     two_tower = TwoTowerSettings(seed=settings.seed)
-    towers = fit_two_tower(visitors, data.banner_rows[clicks], banners, two_tower, on_epoch)
+    shown = np.bincount(data.banner_rows[fit], minlength=len(data.catalogue)).astype(np.float64)
+    towers = fit_two_tower(visitors, data.banner_rows[clicks], banners, two_tower, on_epoch, shown)
     path = _work(settings) / "towers.npz"
     towers.save(path)
     return path
@@ -66,8 +69,9 @@ def assemble_bundle(settings: Settings) -> str:
             "test": len(data.split.test),
             "purged": data.split.purged,
         },
+        "flagged": exclusion_report(settings),
         "ranker": evaluate_ranker(data, ranker, settings.seed),
-        "retrieval": evaluate_retrieval(data, towers),
+        "retrieval": evaluate_retrieval(data, towers, _product_scores(settings, data)),
         "policy": evaluate_policy(data, bundle, settings),
     }
     folder = work / "bundle"
@@ -84,6 +88,7 @@ def train(settings: Settings, on_epoch: Progress | None = None) -> str:
     """The whole run, one step after the other; returns the bundle's tag."""
     from features.training_set import build_training_set
 
+    flag_sessions(settings)
     build_training_set(settings)
     train_retrieval(settings, on_epoch)
     train_ranker(settings)
@@ -120,6 +125,14 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
         "policy": {"name": "epsilon-greedy", "exploration": settings.exploration, "candidates": settings.candidates},
         "trained_until": str(data.frame["impressed_at"].max()),
     }
+
+
+def _product_scores(settings: Settings, data: Dataset) -> ProductScores | None:
+    """For the report: what banners scored by their products would retrieve; None where nobody looks at products."""
+    try:
+        return fit_product_scores(settings, data.catalogue.banner_ids, data.split.test_starts_at)
+    except NothingToDo:
+        return None
 
 
 def _work(settings: Settings) -> Path:

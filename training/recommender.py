@@ -82,9 +82,27 @@ class Recommender(ABC):
         """The model's name: that of its file."""
         return cls.__module__.rpartition(".")[2]
 
+    @classmethod
+    def space(cls, trial: Any) -> dict[str, Any]:
+        """Settings to try next, drawn with Optuna's ``trial.suggest_…``; none where nothing is to be tuned."""
+        return {}
+
     @abstractmethod
     def fit(self, train: Interactions, fitting: Fitting = PLAIN) -> Self:
         """Learn from the interactions; sets ``item_ids`` and returns itself."""
+
+    def update(self, new: Interactions, fitting: Fitting = PLAIN) -> Self:
+        """Go on learning from where the last fit or update ended; much cheaper than a new fit.
+
+        Args:
+            new: all there is by now, the older events too. Users and items may have come and gone: what was learnt of
+                them is found by their names, and rows and codes are those of ``new`` from now on.
+            fitting: as for ``fit``.
+
+        Raises:
+            MarqueeError: this model can only be fitted anew.
+        """
+        raise MarqueeError(f"{self.name()} cannot be updated; fit it anew")
 
     @abstractmethod
     def score(self, queries: Queries) -> Floats:

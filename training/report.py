@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from features.flags import told
 from marquee.settings import Settings
 
 Interval = dict[str, float]
@@ -25,6 +26,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"later window from {report['test_starts_at'][:16]}: {ranker['rows']:,} impressions,"
         f" {ranker['clicks']:,} clicks (trained on {rows['train']:,}, calibrated on {rows['validation']:,},"
         f" set aside at borders {rows['purged']:,})",
+        *([f"anomalies      {told(report['flagged'])}"] if "flagged" in report else []),
         f"AUC            {_interval(ranker['auc'])}",
         f"  popular      {_interval(ranker['auc_popular'])}",
         f"  logistic     {_interval(ranker['auc_logistic'])}",

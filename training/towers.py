@@ -9,6 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+CONTENT = 2
+"""Columns of ``banner_inputs`` behind the category mix."""
+FREE_DIMENSIONS, FREE_UNITS = 8, 16
+"""What towers made from content leave to training, at least."""
+FREE_SCALE = 0.3
+"""Of the random weights of those, relative to 1 / √inputs."""
+UNKNOWN_LENGTH = 0.5
+"""Length that every visitor has along a free dimension, where the length of an interest in one category is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,35 @@ class Towers:
         np.savez(path, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
+    def from_content(
+        cls, visitor_width: int, banners: Array, dimensions: int, hidden: int, embedding: int, rng: np.random.Generator
+    ) -> Towers:
+        """Towers that know nothing but content, for training to start from: near the cosine of category shares.
+
+        Both towers carry the shares, or as many of their principal directions as fit, through two of their hidden units
+        each (ReLU keeps a value's positive part in one and its negative in the other). The remaining units and
+        dimensions start small and at random; a visitor without a known interest points along one of them.
+
+        Args:
+            visitor_width: columns of ``visitor_inputs``.
+            banners: [B, C + 2] ``banner_inputs`` of all banners.
+            dimensions, hidden, embedding: sizes of the vectors, the hidden layers and the banners' embedding.
+            rng: draws what is not content.
+        """
+        categories = banners.shape[1] - CONTENT
+        carried = max(0, min(categories, dimensions - FREE_DIMENSIONS, (hidden - FREE_UNITS) // 2))
+        basis = np.eye(categories, dtype=np.float32)
+        if carried < categories:
+            basis = np.linalg.svd(banners[:, :categories], full_matrices=True)[2][:carried].T
+        sizes = (hidden, dimensions)
+        visitor = _carrying(basis, 0, (visitor_width, *sizes), rng)
+        banner = _carrying(basis, embedding, (embedding + banners.shape[1], *sizes), rng)
+        visitor[3][min(carried, dimensions - 1)] = UNKNOWN_LENGTH
+        table = rng.uniform(-0.05, 0.05, (len(banners) + 1, embedding)).astype(np.float32)
+        weights = [*visitor, table, *banner]
+        return cls(*weights)
+
+    @classmethod
     def load(cls, path: Path) -> Towers:
         """Read what ``save`` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
@@ -59,6 +96,23 @@ def banner_inputs(
     """[B, C + 2]: category mix beside damped size and price."""
     content = np.log1p(np.stack([product_counts, mean_prices], axis=1)) / 5.0
     return np.concatenate([shares, content.astype(np.float32)], axis=1)
+
+
+def _carrying(basis: Array, first: int, sizes: tuple[int, int, int], rng: np.random.Generator) -> list[Array]:
+    """Weights and biases of two layers that carry C inputs from column ``first`` on along a basis [C, k]."""
+    inputs, hidden, outputs = sizes
+    categories, carried = basis.shape
+    into = rng.normal(0, FREE_SCALE / np.sqrt(inputs), (inputs, hidden))
+    out = rng.normal(0, FREE_SCALE / np.sqrt(hidden), (hidden, outputs))
+    into[:, : 2 * carried] = 0.0
+    into[first : first + categories, :carried] = basis
+    into[first : first + categories, carried : 2 * carried] = -basis
+    out[: 2 * carried] = 0.0
+    out[2 * carried :, :carried] = 0.0
+    out[:carried, :carried] = np.eye(carried)
+    out[carried : 2 * carried, :carried] = -np.eye(carried)
+    layers = (into, np.zeros(hidden), out, np.zeros(outputs))
+    return [layer.astype(np.float32) for layer in layers]
 
 
 def _unit(vectors: Array) -> Array:

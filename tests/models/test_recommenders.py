@@ -21,7 +21,18 @@ MODELS = model_names()
 TASTELESS = {"popular"}
 """Models that are not meant to know one visitor from another."""
 ITEMS, USERS, LENGTH = 24, 120, 8
-SMALL: dict[str, dict[str, Any]] = {}
+SMALL: dict[str, dict[str, Any]] = {
+    "gru4rec": {"dimensions": 16, "length": 8, "epochs": 15, "batch": 32, "negatives": 0, "learning_rate": 0.01},
+    "sasrec": {"dimensions": 16, "length": 8, "epochs": 15, "batch": 32, "negatives": 0, "learning_rate": 0.01},
+    "mult_vae": {"hidden": 32, "latent": 8, "epochs": 30, "batch": 20, "learning_rate": 0.01},
+    "dmf": {"epochs": 10, "batch": 64, "learning_rate": 0.005},
+    "neumf": {"factors": 8, "hidden": 16, "epochs": 10, "batch": 64, "learning_rate": 0.01},
+    "ranking_factorization": {"factors": 8, "epochs": 10, "batch": 64, "learning_rate": 0.02},
+    "als": {"factors": 8},
+    "bpr": {"factors": 4, "iterations": 40, "learning_rate": 0.1},
+    "logistic_mf": {"factors": 2},
+    "two_tower": {"dimensions": 16, "length": 8, "epochs": 12, "batch": 64, "learning_rate": 0.02},
+}
 """Settings for a world of 24 items, by model, where the defaults are made for tens of thousands."""
 
 

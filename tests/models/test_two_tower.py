@@ -63,13 +63,15 @@ def visitors_of(tastes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[
     return visitor_inputs(shares.astype(np.float32), rng.poisson(5, (len(tastes), len(COUNTS))).astype(np.float64))
 
 
-def fitted(world: Checkerboard, **other: Any) -> tuple[Towers, list[float]]:
+def fitted(
+    world: Checkerboard, exposures: NDArray[np.float64] | None = None, **other: Any
+) -> tuple[Towers, list[float]]:
     from training.two_tower import TwoTowerSettings, fit_two_tower
 
     losses: list[float] = []
     settings = replace(TwoTowerSettings(), **other)
     towers = fit_two_tower(
-        world.visitors, world.clicked, world.banners, settings, lambda epoch, loss: losses.append(loss)
+        world.visitors, world.clicked, world.banners, settings, lambda epoch, loss: losses.append(loss), exposures
     )
     return towers, losses
 
@@ -101,25 +103,63 @@ def test_fresh_visitors_find_the_banners_of_their_category(
         ranks = full_ranks(scores, tastes * EACH + place, seen)
         assert recall_at(ranks, EACH - 1) > 0.98
     # By chance it would be 4 of 32.
-    assert len(learned[1]) == 8
+    from training.two_tower import TwoTowerSettings
+
+    assert len(learned[1]) == TwoTowerSettings().epochs
     assert learned[1][-1] < learned[1][0]
 
 
-def test_similarity_tells_how_much_more_a_banner_is_clicked_because_log_q_is_subtracted(
-    world: Checkerboard, learned: tuple[Towers, list[float]]
+@pytest.mark.parametrize("how_shown", ["evenly", "as clicked"])
+def test_similarity_tells_the_click_rate_and_not_how_often_a_banner_is_shown(
+    world: Checkerboard, how_shown: str
 ) -> None:
-    """The optimum is cos = temperature × log P(banner | visitor) + constant; uncorrected, popularity cancels out.
+    """The optimum is cos = temperature × log (clicks / shows) + constant for each visitor.
 
-    So the favourite's lead is 0.3 × log(0.6 / 0.133) = 0.45; it was 0.51 with the correction and 0.15 without.
+    Shown evenly, the favourite's clicks are its rate: it leads by 0.2 × log(0.6 / 0.133) = 0.30. Shown as often as
+    it is clicked, its rate is that of the others and it leads by nothing.
     """
     from training.two_tower import TwoTowerSettings
 
+    clicks = np.bincount(world.clicked, minlength=len(world.banners)).astype(np.float64)
+    exposures = clicks if how_shown == "as clicked" else np.ones(len(clicks))
+    towers, _ = fitted(world, exposures, prior=0.0, epochs=20)
     tastes = np.arange(CATEGORIES).repeat(20)
-    scores = similarities(learned[0], world, tastes).reshape(len(tastes), CATEGORIES, EACH)
+    scores = similarities(towers, world, tastes).reshape(len(tastes), CATEGORIES, EACH)
     own = scores[np.arange(len(tastes)), tastes].mean(axis=0)
     rest = (1 - FAVOURITE_SHARE) / (EACH - 2)
     lead = TwoTowerSettings().temperature * np.log(FAVOURITE_SHARE / rest)
-    assert own[0] - own[1 : EACH - 1] == pytest.approx(lead, abs=0.15)
+    expected = lead if how_shown == "evenly" else 0.0
+    assert own[0] - own[1 : EACH - 1] == pytest.approx(expected, abs=0.08)
+
+
+def test_few_clicks_leave_the_towers_near_what_content_says(world: Checkerboard) -> None:
+    """Thirty clicks tell little; the prior keeps the scores where content puts them, and without it they leave."""
+    few = replace(world, visitors=world.visitors[:30], clicked=world.clicked[:30])
+    moved = []
+    for prior in (0.0, 200.0):
+        towers, _ = fitted(few, prior=prior, epochs=60)
+        start = started(world)
+        tastes = np.arange(CATEGORIES).repeat(5)
+        difference = similarities(towers, world, tastes) - similarities(start, world, tastes)
+        moved.append(float(np.abs(difference).mean()))
+    assert moved[1] < 0.3 * moved[0]
+
+
+def test_towers_made_from_content_order_banners_as_the_cosine_of_shares_does() -> None:
+    """With room for all categories nearly exactly; with half of it along the principal directions."""
+    rng = np.random.default_rng(3)
+    shares = rng.dirichlet(np.full(12, 0.2), 40).astype(np.float32)
+    banners = banner_inputs(shares[:20], np.full(20, 5.0), np.full(20, 10.0))
+    visitors = visitor_inputs(shares[20:], np.zeros((20, len(COUNTS))))
+    unit = shares / np.linalg.norm(shares, axis=1, keepdims=True)
+    cosines = unit[20:] @ unit[:20].T
+    found = []
+    for dimensions in (32, 14):
+        towers = Towers.from_content(visitors.shape[1], banners, dimensions, 64, 16, rng)
+        scores = towers.visitor_vectors(visitors) @ towers.banner_vectors(np.zeros(20, np.int64), banners).T
+        found.append(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(scores, cosines, strict=True)]))
+    assert found[0] > 0.97
+    assert 0.7 < found[1] < found[0]
 
 
 def test_a_banner_never_seen_is_placed_by_its_content(world: Checkerboard, learned: tuple[Towers, list[float]]) -> None:
@@ -129,24 +169,26 @@ def test_a_banner_never_seen_is_placed_by_its_content(world: Checkerboard, learn
     assert np.mean(scores.argmax(axis=1) == tastes) > 0.98
 
 
+def started(world: Checkerboard) -> Towers:
+    """What training starts from with the default settings."""
+    return Towers.from_content(world.visitors.shape[1], world.banners, 32, 64, 16, np.random.default_rng(7))
+
+
+def network_of(world: Checkerboard, towers: Towers, **other: Any) -> Any:
+    from training.two_tower import ClickNetwork, TwoTowerSettings
+
+    settings = replace(TwoTowerSettings(), **other)
+    clicks = np.bincount(world.clicked, minlength=len(world.banners))
+    return ClickNetwork(towers, world.banners, np.ones(len(world.banners)), clicks, settings)
+
+
 def test_numpy_towers_are_the_tensorflow_model(world: Checkerboard, learned: tuple[Towers, list[float]]) -> None:
     import tensorflow as tf
 
-    from training.two_tower import TwoTower, TwoTowerSettings
-
     towers = learned[0]
-    model = TwoTower(len(world.banners), TwoTowerSettings())
+    model = network_of(world, towers)
     ids = np.arange(len(world.banners) + 1)
     inputs = world.banners[np.maximum(ids - 1, 0)]
-    model.visitor(world.visitors[:1])
-    model.banner_vectors(ids, inputs)
-    model.visitor.set_weights(
-        [towers.visitor_hidden, towers.visitor_hidden_bias, towers.visitor_output, towers.visitor_output_bias]
-    )
-    model.embedding.set_weights([towers.banner_embedding])
-    model.banner.set_weights(
-        [towers.banner_hidden, towers.banner_hidden_bias, towers.banner_output, towers.banner_output_bias]
-    )
     visitors = tf.math.l2_normalize(model.visitor(world.visitors[:300]), axis=1).numpy()
     assert np.abs(towers.visitor_vectors(world.visitors[:300]) - visitors).max() < 1e-5
     banners = model.banner_vectors(ids, inputs).numpy()
@@ -160,37 +202,50 @@ def test_weights_survive_saving(tmp_path: Path, learned: tuple[Towers, list[floa
     assert all(np.array_equal(getattr(learned[0], f.name), getattr(again, f.name)) for f in fields(Towers))
 
 
-def test_loss_of_a_batch_by_hand() -> None:
-    """Softmax over cos / temperature − log q, a batch's other clicks on the same banner left out, summed."""
-    from training.two_tower import TwoTower, TwoTowerSettings
+def test_loss_of_a_batch_by_hand(world: Checkerboard, learned: tuple[Towers, list[float]]) -> None:
+    """Mean over clicks of −log softmax over all banners of cos / temperature + log exposure, plus the prior."""
+    from training.two_tower import ClickNetwork, TwoTowerSettings
 
-    settings = TwoTowerSettings(dimensions=3, hidden=4, embedding=2, temperature=0.5)
-    model = TwoTower(4, settings)
+    towers, start = learned[0], started(world)
     rng = np.random.default_rng(4)
-    batch = {
-        "visitor": rng.normal(size=(4, 5)).astype(np.float32),
-        "banner": rng.normal(size=(4, 3)).astype(np.float32),
-        "embedding_id": np.array([1, 2, 0, 4]),
-        "banner_id": np.array([0, 1, 1, 3]),
-        "probability": np.array([0.7, 0.2, 0.2, 0.1], np.float32),
-    }
-    loss = float(model.compute_loss(batch))
-    weights = [w.numpy() for w in (*model.visitor.weights, *model.embedding.weights, *model.banner.weights)]
-    towers = Towers(*weights)
-    visitors = towers.visitor_vectors(batch["visitor"]).astype(np.float64)
-    banners = towers.banner_vectors(batch["embedding_id"], batch["banner"]).astype(np.float64)
-    total = 0.0
-    for row in range(4):
-        logits = [
-            visitors[row] @ banners[other] / 0.5 - np.log(batch["probability"][other])
-            for other in range(4)
-            if other == row or batch["banner_id"][other] != batch["banner_id"][row]
-        ]
-        own = visitors[row] @ banners[row] / 0.5 - np.log(batch["probability"][row])
-        total += np.log(np.sum(np.exp(logits))) - own
-    assert loss == pytest.approx(total, rel=1e-5)
-    uncorrected = float(model.compute_loss(batch | {"probability": np.full(4, 0.25, np.float32)}))
-    assert abs(uncorrected - loss) > 0.05, "a loss that ignores the probabilities would be the same"
+    exposures = rng.integers(1, 9, len(world.banners)).astype(np.float64)
+    settings = replace(TwoTowerSettings(), temperature=0.5, prior=30.0, unseen_share=0.0)
+    model = ClickNetwork(start, world.banners, exposures, np.full(len(exposures), 15), settings)
+    for variable, field in zip(model.tower_weights, fields(Towers), strict=True):
+        variable.assign(getattr(towers, field.name))
+    visitors, clicked = world.visitors[:4], world.clicked[:4]
+    content = start.visitor_vectors(visitors)
+    loss = float(model.compute_loss({"visitor": visitors, "banner": clicked, "content": content}, training=True))
+    ids = np.arange(len(world.banners))
+    cosines = (towers.visitor_vectors(visitors) @ towers.banner_vectors(ids + 1, world.banners).T).astype(np.float64)
+    logits = cosines / 0.5 + np.log(exposures)
+    total = np.mean([np.log(np.exp(row).sum()) - row[target] for row, target in zip(logits, clicked, strict=True)])
+    apart = (cosines - content @ start.banner_vectors(0 * ids, world.banners).T) / 0.5
+    pull = 30.0 / 600 * np.mean(np.sum(apart**2, axis=1))
+    assert loss == pytest.approx(total + pull, rel=1e-4)
+    assert min(total, pull) > 0.01, "either could be missing unnoticed"
+
+
+def test_few_candidates_corrected_give_nearly_the_loss_of_all(
+    world: Checkerboard, learned: tuple[Towers, list[float]]
+) -> None:
+    """Mixed negatives: a batch of 12 clicks and 12 banners drawn of 40; without log-Q the loss is another."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(2)
+    batches = [rng.integers(len(world.clicked), size=12) for _ in range(40)]
+    losses = []
+    for negatives, is_corrected in ((40, True), (12, True), (12, False)):
+        model = network_of(world, learned[0], prior=0.0, unseen_share=0.0, batch=12, negatives=negatives)
+        if not is_corrected:
+            model.log_inclusion = tf.zeros_like(model.log_inclusion)
+        tf.random.set_seed(1)
+        of = [{"visitor": world.visitors[rows], "banner": world.clicked[rows].astype(np.int32)} for rows in batches]
+        content = {"content": np.zeros((12, 32), np.float32)}
+        losses.append(np.mean([float(model.compute_loss(batch | content, training=True)) for batch in of]))
+    everything, corrected, uncorrected = losses
+    assert corrected == pytest.approx(everything, rel=0.1)
+    assert abs(uncorrected - everything) > 2 * abs(corrected - everything)
 
 
 def fingerprint(seed: int) -> str:

