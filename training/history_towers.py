@@ -131,7 +131,7 @@ class HistoryNetwork(TwoTowerNetwork):
                 variable.assign(known[name])
 
 
-def event_rows(train: Interactions, settings: Any, number: int) -> Any:
+def event_rows(train: Interactions, settings: Any, number: int, workers: int = 1) -> Any:
     """The ``tf.data.Dataset`` of an epoch's batches of events, with their step; it depends on the number alone.
 
     The users' histories follow each other in random order, cut into rows of ``length`` events: no row is padded, and a
@@ -141,6 +141,8 @@ def event_rows(train: Interactions, settings: Any, number: int) -> Any:
     - ``targets`` [W, L]: whether to learn to predict this event: not behind a cut, where what came before is not
       there, and not what the user took before, unless the settings want repeats;
     - ``step``: number of the batch since the first epoch's first one.
+
+    The rows of a batch can be divided among ``workers``, where there are as many.
     """
     rng = np.random.default_rng([settings.seed, number])
     order = rng.permutation(np.flatnonzero(train.lengths))
@@ -152,6 +154,7 @@ def event_rows(train: Interactions, settings: Any, number: int) -> Any:
     count = len(train) // length
     steps = max(1, round(count / height))
     height = count // steps
+    height -= height % workers if height >= workers else 0
     events = events[: steps * height * length].reshape(-1, length)
     users = train.users[events]
     is_target = np.ones(len(train), dtype=bool) if settings.repeats else first_times(train)

@@ -85,7 +85,7 @@ class SimilarItems:
         self._unit: Floats = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
     @classmethod
-    def fit(cls, model: Recommender, validation: Asked, metric: str = "map@10", seed: int = 7) -> Self:
+    def fit(cls, model: Recommender, validation: Asked, metric: str = "ndcg@20", seed: int = 7) -> Self:
         """Find both scales and the weight on questions later than all that the model was fitted on."""
         flat = Blend(Scale(1.0, 0.0), Scale(1.0, 0.0), 0.5)
         plain = cls(model, flat)

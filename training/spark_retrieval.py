@@ -1,7 +1,4 @@
-"""Co-occurrence of items and ALS on Spark, for histories that are too many for one machine's processors.
-
-Both give what the local path gives: the counts exactly, the factors as close as two runs of ALS are.
-"""
+"""Spark for training: its session, and its ALS, for histories that are too many for one machine's processors."""
 
 from __future__ import annotations
 
@@ -19,71 +16,10 @@ import scipy.sparse as sparse
 
 from marquee.errors import MarqueeError
 from marquee.settings import Settings, load_settings
-from training.interactions import Floats, Interactions
+from training.interactions import Floats
 
 OLDEST_JAVA: Final = 17
-ENGINES: Final = ("local", "spark")
 _LOOPBACK: Final = "127.0.0.1"
-_PAIRS: Final = """
-    select one.item as one, other.item as other, count(*) as pairs
-    from {events} as one join {events} as other
-        on one.user = other.user and other.place > one.place and other.place - one.place <= {window}
-    where one.item <> other.item
-    group by one.item, other.item
-"""
-
-
-def co_occurrence(
-    train: Interactions, engine: str = "local", window: int = 0, ordered: bool = False
-) -> sparse.csr_matrix:
-    """[I, I] CSR matrix of int64 counts: pairs of events of one user, one with item a and one with another item b.
-
-    Args:
-        train: whose events.
-        engine: "local" for SciPy, "spark" for Spark SQL; the counts are the same.
-        window: only events at most so many places apart; 0 for all of a user's.
-        ordered: cell (a, b) counts only b after a; else the matrix is symmetric.
-
-    Raises:
-        MarqueeError: there is no such engine; Spark or Java is missing, or Spark does not start.
-    """
-    if engine not in ENGINES:
-        raise MarqueeError(f"there is no engine {engine!r}; there are {', '.join(ENGINES)}")
-    if engine == "local" and not window and not ordered:
-        shape = (train.user_count, train.item_count)
-        counts = sparse.csr_matrix((np.ones(len(train), np.int64), train.items, train.starts), shape=shape)
-        found = sparse.csr_matrix(counts.T @ counts)
-        found.setdiag(0)
-        found.eliminate_zeros()
-    else:
-        found = (_pairs_by_spark if engine == "spark" else _pairs)(train, window or max(len(train), 1))
-        found = found if ordered else found + found.T
-    found.sort_indices()
-    return found
-
-
-def _pairs(train: Interactions, window: int) -> sparse.csr_matrix:
-    """Ordered pairs, one distance after the other."""
-    shape, users = (train.item_count, train.item_count), train.users
-    found = sparse.csr_matrix(shape, dtype=np.int64)
-    for distance in range(1, min(window, int(train.lengths.max(initial=1)) - 1) + 1):
-        one, other = train.items[:-distance], train.items[distance:]
-        keep = (users[:-distance] == users[distance:]) & (one != other)
-        pairs = (np.ones(keep.sum(), np.int64), (one[keep], other[keep]))
-        found += sparse.csr_matrix(pairs, shape=shape)
-    return found
-
-
-def _pairs_by_spark(train: Interactions, window: int) -> sparse.csr_matrix:
-    """Ordered pairs, by a join of the events with themselves."""
-    import pyarrow as pa
-
-    place = np.arange(len(train)) - np.repeat(train.starts[:-1], train.lengths)
-    table = pa.table({"user": train.users, "place": place, "item": train.items})
-    with spark_session() as spark:
-        rows = spark.sql(_PAIRS, events=spark.createDataFrame(table), window=window).toArrow()
-    one, other, pairs = (rows.column(name).to_numpy() for name in ("one", "other", "pairs"))
-    return sparse.csr_matrix((pairs, (one, other)), shape=(train.item_count, train.item_count), dtype=np.int64)
 
 
 def als_factors(

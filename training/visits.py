@@ -71,7 +71,7 @@ def read_visits(settings: Settings, most_pages: int = 20_000) -> Visits:
         NothingToDo: there is nothing to read yet, or another engine than DuckDB keeps the sessions.
     """
     if settings.dbt_target != "duckdb":  # what stands in the DuckDB file then is from before it was set
-        raise NothingToDo(f"the sessions' events are in {settings.dbt_target} and are not brought back to the warehouse")
+        raise NothingToDo(f"the sessions' events are in {settings.dbt_target} and not brought back to the warehouse")
     with open_warehouse(settings) as connection:
         known = {row[0] for row in connection.execute("select table_name from information_schema.tables").fetchall()}
         if not known.issuperset(TABLES):

@@ -19,7 +19,6 @@ from training.matrix_batches import Pairs, mean_history, rest_of_history, rows_o
 from training.models import neumf
 from training.models.dmf import DMFNetwork, DMFSettings, cross_entropy
 from training.models.mult_vae import (
-    Annealed,
     MultVAE,
     MultVAENetwork,
     MultVAESettings,
@@ -33,7 +32,7 @@ from training.models.ranking_factorization import (
     RankingFactorizationSettings,
 )
 from training.neural import LazyAdam, keras, tf
-from training.recommender import Epoch, Fitting, Recommender, model_class
+from training.recommender import Epoch, Fitting, model_class
 
 pytestmark = pytest.mark.models
 NAMES = ["mult_vae", "dmf", "neumf", "ranking_factorization"]
@@ -146,8 +145,7 @@ def test_mult_vae_loss_by_hand() -> None:
         variable.assign(tf.zeros_like(variable))
     network.normal.bias.assign([1.0, 1.0, 0.0, 0.0])
     rows = rows_of(sparse.csr_matrix(np.array([[1, 0, 0], [0, 1, 1]], np.float32)))
-    annealed = Annealed(network, 0.2, 0.2, 0.1)
-    assert float(annealed.loss((rows, 0))) == pytest.approx(1.5 * np.log(3) + 0.2, rel=1e-6)
+    assert float(network.loss(rows, 0.2, 0)) == pytest.approx(1.5 * np.log(3) + 0.2, rel=1e-6)
 
 
 def test_the_divergence_weighs_as_published() -> None:
@@ -156,25 +154,21 @@ def test_the_divergence_weighs_as_published() -> None:
     assert beta_rise(MultVAESettings(), 400) == pytest.approx(0.2 / 344)
 
 
-def test_the_divergence_weighs_no_more_while_validation_falls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four epochs of three steps, of which the second is the best: β rises in the epoch after it and then no more."""
-    made: list[Annealed] = []
-    start = Annealed.__init__
+def test_the_divergence_weighs_more_step_by_step_up_to_its_highest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve steps: β is 0 in the first, and .2 from step .86·12 = 10.32 on. An update begins at the highest."""
+    betas: list[float] = []
+    plain = MultVAENetwork.loss
 
-    def noted(self: Annealed, *arguments: Any) -> None:
-        made.append(self)
-        start(self, *arguments)
+    def noted(self: MultVAENetwork, rows: Any, beta: Any, step: Any) -> Any:
+        tf.numpy_function(lambda value: betas.append(float(value)), [beta], [])
+        return plain(self, rows, beta, step)
 
-    monkeypatch.setattr(Annealed, "__init__", noted)
-    qualities, betas = iter([1.0, 2.0, 0.5, 0.4]), []
-
-    def validate(model: Recommender) -> float:
-        betas.append(float(made[0].beta))
-        return next(qualities)
-
-    MultVAE(**TINY["mult_vae"]).fit(two_tastes(), Fitting(validate=validate, patience=9))
-    epoch = 3 * beta_rise(MultVAESettings(), 12)
-    np.testing.assert_allclose(betas, [epoch, 2 * epoch, 3 * epoch, 3 * epoch], rtol=1e-5)
+    monkeypatch.setattr(MultVAENetwork, "loss", noted)
+    model = MultVAE(**TINY["mult_vae"] | {"update_epochs": 1}).fit(two_tastes())
+    expected = [min(0.2, step * 0.2 / 10.32) for step in range(12)]
+    np.testing.assert_allclose(betas, expected, rtol=1e-5)
+    model.update(two_tastes())
+    np.testing.assert_allclose(betas[12:], [0.2] * 3, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")

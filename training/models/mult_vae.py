@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -54,7 +54,8 @@ class MultVAE(Recommender):
 
     Source: Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018. Its weight of the divergence
     reaches 0.2 after 40,000 of 46,600 steps; where fewer steps will be made, it does so after the same share of them.
-    Where the caller validates, the weight rises only while quality does (section 2.2.2: stop where validation peaks).
+    Where the caller validates, the best epoch's weights are kept, and so the weight of the divergence that it had. An
+    epoch may be two steps here, so a tenth of all epochs without progress are waited for, if the caller waits for less.
     """
 
     Settings = MultVAESettings
@@ -94,17 +95,21 @@ class MultVAE(Recommender):
         matrix = train.matrix(settings.weighted)
         matrix = matrix[np.diff(matrix.indptr) > 0]
         steps = max(1, -(-matrix.shape[0] // settings.batch))
-        annealed = Annealed(self.network, start, settings.beta, beta_rise(settings, steps * epochs))
+        rise = beta_rise(settings, steps * epochs)
+
+        def loss(batch: Any) -> Any:
+            rows, step = batch
+            beta = tf.minimum(start + rise * tf.cast(step, tf.float32), settings.beta)
+            return self.network.loss(rows, beta, step)
 
         def made(number: int) -> Iterator[Any]:
             order = np.random.default_rng([settings.seed, number]).permutation(matrix.shape[0])
             for step, start in enumerate(range(0, len(order), settings.batch), (number - 1) * steps):
                 yield rows_of(matrix[order[start : start + settings.batch]]), np.int64(step)
 
-        if fitting.validate:
-            fitting = dataclasses.replace(fitting, validate=annealed.watching(fitting.validate))
+        fitting = dataclasses.replace(fitting, patience=max(fitting.patience, epochs // 10))
         adam = LazyAdam(settings.learning_rate)
-        fit_epochs(self, annealed, annealed.loss, by_epoch(made, (ROWS, STEP)), adam, epochs, fitting)
+        fit_epochs(self, self.network, loss, by_epoch(made, (ROWS, STEP)), adam, epochs, fitting)
         return self
 
     def score(self, queries: Queries) -> Floats:
@@ -192,6 +197,13 @@ class MultVAENetwork(tf.Module):
         """[n, I] logits at the mean."""
         return self.decode(self.encode(rows)[0])
 
+    def loss(self, rows: Any, beta: Any, step: Any) -> Any:
+        """β·KL − log likelihood, mean over the rows; dropout and noise come from seed and step alone."""
+        mean, log_variance = self.encode(rows, seed=tf.stack([step, 2 * self.seed]))
+        noise = tf.random.stateless_normal(tf.shape(mean), tf.stack([step, 2 * self.seed + 1]))
+        logits = self.decode(mean + noise * tf.exp(0.5 * log_variance))
+        return tf.reduce_mean(beta * divergence(mean, log_variance) - log_likelihood(rows, logits))
+
 
 def _dense(units: int, activation: str | None = None) -> Any:
     """A layer with the published start: Glorot uniform weights, biases near zero."""
@@ -215,39 +227,6 @@ def divergence(mean: Any, log_variance: Any) -> Any:
 def beta_rise(settings: MultVAESettings, steps: int) -> float:
     """How much the weight of the divergence rises in each of so many steps."""
     return max(1.0 / settings.anneal_steps, settings.beta / (ANNEALED * max(steps, 1)))
-
-
-class Annealed(tf.Module):
-    """The loss, with a weight of the divergence that rises step by step and is kept in checkpoints."""
-
-    def __init__(self, network: MultVAENetwork, start: float, highest: float, rise: float) -> None:
-        super().__init__()
-        self.network, self.highest, self.seed = network, highest, network.seed
-        self.beta = tf.Variable(start, trainable=False)
-        self.rise = tf.Variable(rise, trainable=False)
-        self.best = tf.Variable(-np.inf, trainable=False, dtype=tf.float64)
-        self.rate = rise
-
-    def loss(self, batch: Any) -> Any:
-        """β·KL − log likelihood, mean over the batch; dropout and noise depend on the step's number alone."""
-        rows, step = batch
-        mean, log_variance = self.network.encode(rows, seed=tf.stack([step, 2 * self.seed]))
-        noise = tf.random.stateless_normal(tf.shape(mean), tf.stack([step, 2 * self.seed + 1]))
-        logits = self.network.decode(mean + noise * tf.exp(0.5 * log_variance))
-        value = self.beta * divergence(mean, log_variance) - log_likelihood(rows, logits)
-        self.beta.assign(tf.minimum(self.beta + self.rise, self.highest))
-        return tf.reduce_mean(value)
-
-    def watching(self, validate: Callable[[Recommender], float]) -> Callable[[Recommender], float]:
-        """The same judge, after whom the weight rises on only if the quality was the best so far."""
-
-        def judge(model: Recommender) -> float:
-            quality = validate(model)
-            self.rise.assign(self.rate if quality > float(self.best) else 0.0)
-            self.best.assign(max(quality, float(self.best)))
-            return quality
-
-        return judge
 
 
 MODEL = MultVAE

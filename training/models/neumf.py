@@ -36,7 +36,6 @@ class NeuMFSettings:
         hidden: width of the first deep layer; each further one has half of it. Its embeddings have half of it too.
         layers: deep layers.
         negatives: items not taken, for each one taken.
-        regularisation: L2 penalty on the embeddings of each pair and its negatives.
         history_power: a visitor is the sum of his items' embeddings over their number to this power; 1 for the mean.
         epochs: passes over the pairs.
         update_epochs: passes over new pairs in ``update``.
@@ -50,12 +49,11 @@ class NeuMFSettings:
     hidden: int = 64
     layers: int = 3
     negatives: int = 4
-    regularisation: float = 1e-3
     history_power: float = 0.5
-    epochs: int = 20
+    epochs: int = 8
     update_epochs: int = 2
     batch: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weighted: bool = False
     seed: int = 7
 
@@ -79,10 +77,9 @@ class NeuMF(Recommender):
             "factors": trial.suggest_categorical("factors", [16, 32, 64]),
             "hidden": trial.suggest_categorical("hidden", [32, 64, 128]),
             "negatives": trial.suggest_int("negatives", 2, 10),
-            "regularisation": trial.suggest_float("regularisation", 1e-6, 1e-2, log=True),
             "history_power": trial.suggest_float("history_power", 0.3, 1.0),
             "learning_rate": trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True),
-            "epochs": trial.suggest_int("epochs", 5, 40),
+            "epochs": trial.suggest_int("epochs", 4, 30),
         }
 
     def fit(self, train: Interactions, fitting: Fitting = PLAIN) -> Self:
@@ -190,15 +187,12 @@ class NeuMFNetwork(tf.Module):
         return tf.einsum("bf,bmf->bm", product, items_product) + self.deep_scores(deep[:, None] + items_deep)
 
     def loss(self, batch: Any) -> Any:
-        """Log loss of pairs and their negatives, mean over both, with the penalty on their embeddings."""
+        """Log loss of pairs and their negatives, mean over both."""
         items, negatives = batch[2], batch[4]
         visitors = rest_of_history(batch, self.histories, self.settings.history_power)
         candidates = tf.gather(self.items, tf.concat([items[:, None], negatives], axis=1))
         logits = self.logits(visitors, candidates)
-        squares = tf.reduce_sum(tf.square(visitors)) + tf.reduce_sum(tf.square(candidates))
-        penalty = self.settings.regularisation * squares / tf.cast(tf.size(logits), tf.float32)
-        losses = tf.concat([tf.nn.softplus(-logits[:, :1]), tf.nn.softplus(logits[:, 1:])], axis=1)
-        return tf.reduce_mean(losses) + penalty
+        return tf.reduce_mean(tf.concat([tf.nn.softplus(-logits[:, :1]), tf.nn.softplus(logits[:, 1:])], axis=1))
 
 
 MODEL = NeuMF

@@ -101,12 +101,6 @@ class TwoTower(Recommender):
         network = HistoryNetwork(train, settings)
         if known:
             network.carry(known[1], places(known[0], train.item_ids))
-        self.item_ids = train.item_ids
-
-        def settle() -> None:
-            self.weights = network.learnt()
-            self.vectors, self.biases = placed(self.weights, train.item_features, network.seen)
-
         fit_epochs(
             self,
             network,
@@ -115,10 +109,15 @@ class TwoTower(Recommender):
             LazyAdam(settings.learning_rate),
             epochs,
             fitting,
-            settle,
+            lambda: self.take(network, train),
         )
-        settle()
+        self.take(network, train)
         return self
+
+    def take(self, network: Any, train: Interactions) -> None:
+        """Be what a ``HistoryNetwork`` learnt from these events."""
+        self.item_ids, self.weights = train.item_ids, network.learnt()
+        self.vectors, self.biases = placed(self.weights, train.item_features, network.seen)
 
     def score(self, queries: Queries) -> Floats:
         """cos / temperature + bias, which is near a log-probability."""
