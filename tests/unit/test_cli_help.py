@@ -22,13 +22,13 @@ VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
     *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
     *("check-skew", "forget"),
-    *("flag-sessions", "sample-sessions"),
+    *("flag-sessions", "sample-sessions", "models", "bench-models", "tune-models"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
     *("promote", "rollback", "history"),
     *("serve", "recommend", "status", "check-skew", "forget"),
-    *("flag-sessions", "sample-sessions"),
+    *("flag-sessions", "sample-sessions", "bench-models", "tune-models"),
 }
 WITH_JSON = WITH_HOME - {"serve"}
 HEAVY = (
@@ -96,7 +96,7 @@ def test_home_and_json_are_where_they_are_promised() -> None:
     jsons = {verb for verb in VERBS if option(verb, "--json")}
     assert homes >= WITH_HOME, WITH_HOME - homes
     assert jsons >= WITH_JSON, WITH_JSON - jsons
-    assert VERBS - homes == {"sources"}, "only what touches no installation needs no --home"
+    assert VERBS - homes == {"sources", "models"}, "only what touches no installation needs no --home"
 
 
 ON_AN_INSTALLATION: dict[str, list[str]] = {
@@ -118,7 +118,7 @@ ON_AN_INSTALLATION: dict[str, list[str]] = {
     "sample-sessions": ["--out", "made.parquet"],
 }
 """Verbs that begin no installation, with what they must be told."""
-BEGINS = {"simulate", "ingest", "demo", "airflow", "status"}
+BEGINS = {"bench-models", "tune-models", "simulate", "ingest", "demo", "airflow", "status"}
 """Verbs that begin one, and the one that says what is there."""
 
 

@@ -32,13 +32,13 @@ class VSTANSettings:
     neighbours: int = 150
     sample: int = 3500
     newest: int = 50
-    lambda_spw: float = 3.5
-    lambda_snh: float = 0.9
-    lambda_inh: float = 9.0
-    rarity: float = 1.0
+    lambda_spw: float = 4.0
+    lambda_snh: float = 1.4
+    lambda_inh: float = 8.0
+    rarity: float = 2.5
     size: float = 0.25
-    sharpness: float = 1.0
-    idf: float = 3.0
+    sharpness: float = 1.3
+    idf: float = 10.0
 
 
 class VSTAN(SessionKNN):
@@ -65,10 +65,10 @@ class VSTAN(SessionKNN):
             "lambda_spw": trial.suggest_float("lambda_spw", 0.5, 10.0, log=True),
             "lambda_snh": trial.suggest_float("lambda_snh", 0.02, 5.0, log=True),
             "lambda_inh": trial.suggest_float("lambda_inh", 1.0, 50.0, log=True),
-            "rarity": trial.suggest_float("rarity", 0.0, 3.0),
+            "rarity": trial.suggest_float("rarity", 0.0, 4.0),
             "size": trial.suggest_float("size", 0.0, 1.0),
             "sharpness": trial.suggest_float("sharpness", 0.5, 2.0),
-            "idf": trial.suggest_float("idf", 0.01, 10.0, log=True),
+            "idf": trial.suggest_float("idf", 0.01, 30.0, log=True),
         }
 
     def importance(self, asked: Asked) -> Doubles:
