@@ -23,7 +23,7 @@ Changes = Annotated[list[str] | None, Option("--set", help="model.setting=value;
 File = Annotated[Path | None, Option("--settings", help="TOML with a table a model, as tune-models writes it.")]
 Metric = Annotated[str | None, Option("--metric", help="What decides; ndcg at the first --k unless told otherwise.")]
 Seed = Annotated[int | None, Option("--seed", min=0, help="Of fits, of all that is drawn, of intervals.")]
-Epochs = Annotated[int | None, Option("--epochs", min=1, help="For all models that learn in epochs.")]
+Epochs = Annotated[int | None, Option("--epochs", min=1, help="For all models that have a setting epochs.")]
 Columns = Annotated[str, Option("--columns", help="user=…,item=…,time=…,weight=…,context=… where not by usual names.")]
 Format = Annotated[str, Option("--format", help="table, sessions, lists, or auto: told from the first lines.")]
 MinUser = Annotated[int, Option("--min-user-events", min=1, help="Leave out users with fewer events.")]

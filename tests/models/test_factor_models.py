@@ -26,8 +26,8 @@ from training.recommender import Epoch, Fitting, Recommender
 pytestmark = pytest.mark.models
 SMALL: dict[type[Recommender], dict[str, Any]] = {
     ALS: {"factors": 4, "regularisation": 0.01},
-    BPR: {"factors": 4, "learning_rate": 0.1, "regularisation": 0.01, "iterations": 60},
-    LogisticMF: {"factors": 4},
+    BPR: {"factors": 4, "learning_rate": 0.1, "regularisation": 0.01, "iterations": 90},
+    LogisticMF: {"factors": 4, "regularisation": 0.6, "alpha": 1.0, "iterations": 30},
 }
 EACH = pytest.mark.parametrize("model_class", list(SMALL))
 GROUPS, OLD, NEW = 4, 20, 6

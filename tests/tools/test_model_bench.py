@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from typer.testing import CliRunner
 
 from marquee.cli import app
 from marquee.errors import MarqueeError
 from marquee.settings import ROOT, Settings
-from training.harness.model_list import listing
+from training.harness.model_list import listing, typed
 from training.harness.model_source import import_listing, read_listing
 from training.harness.tracking import FAILED, FINISHED, KILLED, Runs, tracking_uri
-from training.recommender import load_model, model_names
+from training.recommender import load_model, model_class, model_names
 
 pytestmark = pytest.mark.tools
 USERS, ITEMS, LENGTH = 120, 24, 8
@@ -232,6 +233,19 @@ def test_models_are_listed_from_their_text_as_their_classes_have_them() -> None:
         assert read_listing(name, path) == import_listing(name), name
         compared += 1
     assert compared == len(model_names()) >= 3
+
+
+def test_every_search_space_draws_settings_that_its_model_has() -> None:
+    searched = 0
+    for name in model_names():
+        kind, study = model_class(name), optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+        for _ in range(5):
+            settings = kind.space(study.ask())
+            model = kind(**settings)
+            for setting, value in settings.items():
+                assert typed(name, setting, value) == getattr(model.settings, setting), f"{name}.{setting}"
+            searched += bool(settings)
+    assert searched >= 5
 
 
 def test_listing_models_loads_no_tensorflow() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from marquee.settings import ROOT
 from training.harness.tracking import KILLED, Runs
-from training.harness.trial import JOB, RESULT, VALUES, Job
+from training.harness.trial import END, JOB, RESULT, VALUES, Job
 
 Tell = Callable[[dict[str, Any]], None]
 """Told what a model is doing: ``stage``, and ``done`` of ``of`` where there is a number to it."""
@@ -144,9 +144,11 @@ def _run(folder: Path, tell: Tell, model: str, seconds: float | None) -> tuple[i
             timer.start()
         try:
             with os.fdopen(reading, encoding="utf-8") as messages:
-                for line in messages:
-                    if line.endswith("\n"):  # the last one is cut off when the process is killed while it writes
-                        tell({"model": model, **json.loads(line)})
+                # The last line is cut off when the process is killed while it writes.
+                for step in (json.loads(line) for line in messages if line.endswith("\n")):
+                    if step["stage"] == END:  # not the pipe's end: a process that a model started may hold it open
+                        break
+                    tell({"model": model, **step})
             returned = process.wait()
         finally:
             timer.cancel()

@@ -26,8 +26,8 @@ th:first-child,td:first-child,.text th,.text td{text-align:left}.text td{white-s
 READING = f"""Every model was judged over <em>all</em> items, never over a sample of them. Square brackets are 95 %
 intervals from resampling users. “To best” and “to {BASELINE}” are differences on the same questions, so they can be
 sure where the intervals of the two models overlap: a difference whose interval holds 0 may be chance. Peak memory is
-that of the model's own process; own memory is what fitting and answering added to the data and the libraries. Latency
-is of one question at a time, after a warm-up; questions a second are asked in batches."""
+that of the model's own process; own memory is what came on top once the data and the model's file were loaded.
+Latency is of one question at a time, after a warm-up; questions a second are asked in batches."""
 
 
 def require_free(folder: Path) -> None:

@@ -34,6 +34,8 @@ from training.interactions import Interactions
 from training.recommender import Epoch, Fitting, Recommender, model_class
 
 JOB, RESULT, VALUES = "job.json", "result.json", "values.npz"
+END = "end"
+"""Last stage that is told: the result is there."""
 WATCHED = 2_000
 """Validation questions asked after each epoch of a fit that may stop early."""
 Tell = Callable[..., None]
@@ -217,7 +219,7 @@ def reason(error: BaseException) -> str:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through sys.stdin, whose lock the interpreter would wait for at its end
     os._exit(1)
 
 
@@ -232,14 +234,16 @@ def main(folder: Path, channel: int) -> int:
             task = load_task(Path(described["task"]))
             result, values = Trial(job, task, lambda **step: print(json.dumps(step), file=messages)).run()
         except Exception as error:
-            told = {"error": reason(error), "details": traceback.format_exc()[-20_000:]}
-            (folder / RESULT).write_text(json.dumps(told), encoding="utf-8")
-            return 1
-    arrays: dict[str, Any] = dict(values)
-    np.savez(folder / VALUES, **arrays)
-    (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
-    return 0
+            result, values = {"error": reason(error), "details": traceback.format_exc()[-20_000:]}, {}
+        arrays: dict[str, Any] = dict(values)
+        np.savez(folder / VALUES, **arrays)
+        (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
+        print(json.dumps({"stage": END}), file=messages)
+    return 1 if "error" in result else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    status = main(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # all is written, and libraries' threads may hold up an orderly end

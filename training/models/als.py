@@ -32,8 +32,8 @@ class ALSSettings:
     """
 
     factors: int = 128
-    regularisation: float = 0.01
-    alpha: float = 10.0
+    regularisation: float = 0.02
+    alpha: float = 5.0
     iterations: int = 15
     weighted: bool = False
     scaling: Literal["none", "events", "confidence"] = "confidence"
@@ -50,6 +50,9 @@ class ALS(FactorRecommender):
     library ``implicit`` finds the vectors by conjugate gradients (Takács, Pilászy and Tikk, RecSys 2011); else both
     sides are solved exactly. Users are solved last and exactly, so folding in a training row gives its own vector.
     The same seed gives the same model, with any number of processors.
+
+    The defaults are those of 24 tried that did well on all of Online Retail, Tmall 2014 and the simulator: learnt from
+    the first 80 % of the events, judged by NDCG@20 on what each user took anew in the next 10 %.
     """
 
     Settings = ALSSettings

@@ -31,12 +31,12 @@ class BPRSettings:
         seed: of first vectors and samples.
     """
 
-    factors: int = 128
+    factors: int = 64
     learning_rate: float = 0.05
-    regularisation: float = 0.01
-    iterations: int = 100
-    update_iterations: int = 20
-    uniform: float = 0.5
+    regularisation: float = 0.05
+    iterations: int = 160
+    update_iterations: int = 30
+    uniform: float = 0.9
     negatives: int = 8
     seed: int = 7
 
@@ -50,6 +50,9 @@ class BPR(FactorRecommender):
 
     Folding in minimises the asker's own part of the loss, which is convex while the items' vectors are fixed: each
     item of the history against ``negatives`` others, and the penalty that the same number of steps would apply.
+
+    The defaults are those of 30 tried that did well on all of Online Retail, Tmall 2014 and the simulator: learnt from
+    the first 80 % of the events, judged by NDCG@20 on what each user took anew in the next 10 %.
     """
 
     Settings = BPRSettings
@@ -61,9 +64,10 @@ class BPR(FactorRecommender):
         """Settings for a trial of Optuna."""
         return {
             "factors": trial.suggest_categorical("factors", [64, 128, 256]),
-            "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.3, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.01, 0.2, log=True),
             "regularisation": trial.suggest_float("regularisation", 1e-3, 0.1, log=True),
-            "iterations": trial.suggest_int("iterations", 20, 200, step=20),
+            "iterations": trial.suggest_int("iterations", 40, 320, step=40),
+            "uniform": trial.suggest_float("uniform", 0.0, 0.95),
         }
 
     def fit(self, train: Interactions, fitting: Fitting = PLAIN) -> Self:

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sparse
 
-from training.factors import Epochs, FactorRecommender, logistic, padded_rows, places, side_by_side, typical_negatives
-from training.interactions import Floats, Interactions, Ints
+from training.factors import Epochs, FactorRecommender, logistic, padded_rows, side_by_side, typical_negatives
+from training.interactions import Floats, Interactions, Ints, places
 from training.recommender import PLAIN, Fitting
 
 POOL = 128
@@ -37,10 +37,10 @@ class LogisticMFSettings:
 
     factors: int = 64
     learning_rate: float = 1.0
-    regularisation: float = 0.6
-    alpha: float = 1.0
+    regularisation: float = 10.0
+    alpha: float = 5.0
     negatives: int = 30
-    iterations: int = 30
+    iterations: int = 60
     weighted: bool = False
     update_iterations: int = 10
     seed: int = 7
@@ -54,6 +54,9 @@ class LogisticMF(FactorRecommender):
     everywhere. An item without events has the lowest bias of all.
 
     Folding in minimises the asker's own part of the loss, which is convex while the items' vectors are fixed.
+
+    The defaults are those of 27 tried that did well on all of Online Retail, Tmall 2014 and the simulator: learnt from
+    the first 80 % of the events, judged by NDCG@20 on what each user took anew in the next 10 %.
     """
 
     Settings = LogisticMFSettings
@@ -65,10 +68,10 @@ class LogisticMF(FactorRecommender):
         """Settings for a trial of Optuna."""
         return {
             "factors": trial.suggest_categorical("factors", [16, 32, 64, 128]),
-            "regularisation": trial.suggest_float("regularisation", 0.1, 10.0, log=True),
+            "regularisation": trial.suggest_float("regularisation", 0.5, 50.0, log=True),
             "alpha": trial.suggest_float("alpha", 0.5, 40.0, log=True),
-            "learning_rate": trial.suggest_float("learning_rate", 0.1, 1.0, log=True),
-            "iterations": trial.suggest_int("iterations", 10, 60, step=10),
+            "learning_rate": trial.suggest_float("learning_rate", 0.3, 1.5, log=True),
+            "iterations": trial.suggest_int("iterations", 20, 100, step=20),
         }
 
     def fit(self, train: Interactions, fitting: Fitting = PLAIN) -> Self:
