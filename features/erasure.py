@@ -23,7 +23,8 @@ def erase_offline(settings: Settings, person: Person) -> int:
     Raises:
         MarqueeError: a file cannot be read.
     """
-    (settings.features / "training_set.partial").unlink(missing_ok=True)  # what a killed join left
+    for name in ("training_set.partial", "flagged_sessions.partial"):  # what a killed step left
+        (settings.features / name).unlink(missing_ok=True)
     files = sorted(settings.features.rglob("*.parquet"))
     return sum(sum(rewrite_parquet(file, rows_of(person), person)) for file in files)
 

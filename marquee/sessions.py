@@ -88,7 +88,7 @@ def _sample(given: dict[str, Any], settings: Settings, sampling: Any, judging: A
     """Fit, sample, judge and write; what came of it, for programs and for people."""
     from training.flagging import unflagged_visits
     from training.realism import judge_synthetic, split_sessions
-    from training.realism_page import lines, page
+    from training.realism_page import lines, realism_page
     from training.synthetic import synthesise
 
     out, model, data = given["out"], given["model"], given["data"]
@@ -102,7 +102,7 @@ def _sample(given: dict[str, Any], settings: Settings, sampling: Any, judging: A
     title = f"{report['sessions']:,} sessions sampled from {model}, learnt from {about['source']}"
     _write_table(out, made.sessions, timed)
     _write(out.with_suffix(".json"), json.dumps(report, indent=1))
-    _write(out.with_suffix(".html"), page(title, report, made.sessions, train, held_out))
+    _write(out.with_suffix(".html"), realism_page(title, report, made.sessions, train, held_out))
     files = {"out": str(out), "report": str(out.with_suffix(".html"))}
     return {**files, **report}, [title, *lines(report), f"sessions: {out}", f"report: {files['report']}"]
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from marquee.warehouse import open_warehouse
-from training.factors import places
-from training.interactions import Floats, Interactions, Queries, from_events
+from training.interactions import Floats, Interactions, Queries, from_events, places
 from training.recommender import Recommender, model_class, model_names
 
 TABLES: Final = ("stg_events", "stg_products", "stg_banner_products")

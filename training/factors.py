@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
-from training.interactions import Floats, Interactions, Ints, Queries
+from training.interactions import Floats, Interactions, Ints, Queries, places
 from training.recommender import Epoch, Fitting, Recommender
 from training.top_k import top_k
 
@@ -193,15 +193,6 @@ def fingerprints(matrix: sparse.csr_matrix) -> NDArray[np.uint64]:
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
     found: NDArray[np.uint64] = sums[matrix.indptr[1:]] - sums[matrix.indptr[:-1]]
     return found
-
-
-def places(known: NDArray[np.str_], names: NDArray[np.str_]) -> Ints:
-    """[n] where each name stands among the known ones; -1 for a new name."""
-    if not len(known):
-        return np.full(len(names), -1)
-    order = np.argsort(known)
-    place = order[np.minimum(np.searchsorted(known, names, sorter=order), len(known) - 1)]
-    return np.where(known[place] == names, place, -1)
 
 
 def padded_rows(matrix: sparse.csr_matrix, cells: int, extra: int = 0) -> Iterator[tuple[Ints, Ints, Floats]]:

@@ -177,13 +177,18 @@ def from_events(
 
 def ask(histories: Interactions, train: Interactions) -> Queries:
     """Questions right after the last event of each history; users are found in ``train`` by name."""
-    order = np.argsort(train.user_ids)
-    place = np.searchsorted(train.user_ids, histories.user_ids, sorter=order)
-    row = order[np.minimum(place, train.user_count - 1)] if train.user_count else np.zeros(len(place), np.int64)
-    known = train.user_ids[row] == histories.user_ids if train.user_count else np.zeros(len(place), bool)
     last = np.maximum(histories.starts[1:] - 1, 0)
     some = histories.lengths > 0
     latest = float(train.times.max()) if len(train) else 0.0
     times = np.where(some, histories.times[last] if len(histories) else 0.0, latest)
     contexts = np.where(some, histories.contexts[last] if len(histories) else 0, 0)
-    return Queries(histories, np.where(known, row, -1), times, contexts)
+    return Queries(histories, places(train.user_ids, histories.user_ids), times, contexts)
+
+
+def places(known: NDArray[np.str_], names: NDArray[np.str_]) -> Ints:
+    """[n] where each name stands among the known ones; -1 for a new name."""
+    if not len(known):
+        return np.full(len(names), -1)
+    order = np.argsort(known)
+    place = order[np.minimum(np.searchsorted(known, names, sorter=order), len(known) - 1)]
+    return np.where(known[place] == names, place, -1)

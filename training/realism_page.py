@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from typing import Any
 
 import numpy as np
 
 from training.copies import longest_runs
 from training.interactions import Interactions
+from training.page import interval, new_figure, page, png
 from training.realism import LONGEST_SHOWN, item_shares, length_shares
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222}}
-pre{{background:#f6f6f6;padding:1rem;overflow-x:auto}}img{{max-width:100%}}</style>
-<h1>{title}</h1><pre>{text}</pre>{images}</html>
-"""
 REAL, MADE, OTHER = "#1f5fa8", "#d1701b", "#999"
 MOST_POINTS = 5_000
 """Items drawn in the plot of popularity: the most popular ones."""
@@ -34,9 +27,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     return [
         f"{report['sessions']:,} sessions, {report['events']:,} events; {report['copies_dropped']:,} copies dropped",
         f"use        {use['metric']} of {use['judge']} on {use['questions']:,} later real questions, learnt from"
-        f" {use['sessions']:,} sessions: real {_interval(use['real'])}, synthetic {_interval(use['synthetic'])},"
+        f" {use['sessions']:,} sessions: real {interval(use['real'])}, synthetic {interval(use['synthetic'])},"
         f" popular {use['popular']['value']:.4f}",
-        f"           gap {_interval(use['gap'])}",
+        f"           gap {interval(use['gap'])}",
         f"alike      overlap with training, synthetic / later real: {', '.join(overlaps)}",
         *_copy_lines(report["copies"]),
     ]
@@ -55,24 +48,22 @@ def _copy_lines(copies: dict[str, Any]) -> list[str]:
     return [
         f"copies     of sessions of {copies['least_events']} events or more {ours['copies']['value']:.2%} are copies,"
         f" of later real ones {theirs['copies']['value']:.2%}: {verdict}",
-        f"           distance to the closest real session {_interval(ours['distance'])}, of later real ones"
-        f" {_interval(theirs['distance'])}" + (f", ratio {ratio:.2f}" if ratio is not None else ""),
+        f"           distance to the closest real session {interval(ours['distance'])}, of later real ones"
+        f" {interval(theirs['distance'])}" + (f", ratio {ratio:.2f}" if ratio is not None else ""),
     ]
 
 
-def page(title: str, report: dict[str, Any], made: Interactions, train: Interactions, held_out: Interactions) -> str:
+def realism_page(
+    title: str, report: dict[str, Any], made: Interactions, train: Interactions, held_out: Interactions
+) -> str:
     """The page, with plots of popularity, lengths, closeness and use."""
     plots = [_popularity(made, train), _lengths(made, train, held_out), _runs(made, train, held_out), _use(report)]
-    images = "".join(f'<p><img alt="{alt}" src="data:image/png;base64,{png}">' for alt, png in plots)
-    return PAGE.format(title=html.escape(title), text=html.escape("\n".join(lines(report))), images=images)
-
-
-def _interval(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
+    return page(title, lines(report), plots)
 
 
 def _popularity(made: Interactions, train: Interactions) -> tuple[str, str]:
-    figure, axes = _figure()
+    figure = new_figure()
+    axes = figure.subplots()
     real, ours = item_shares(train), item_shares(made)
     shown = np.argsort(-(real + ours), kind="stable")[:MOST_POINTS]
     least = 0.5 / max(len(train), len(made))
@@ -80,20 +71,22 @@ def _popularity(made: Interactions, train: Interactions) -> tuple[str, str]:
     ends = [least, float(max(real.max(), ours.max()))]
     axes.plot(ends, ends, color=OTHER, linewidth=1)
     axes.set(xlabel="share of events, real", ylabel="share of events, synthetic", title="Popularity of each item")
-    return "popularity of items, real and synthetic", _png(figure)
+    return "popularity of items, real and synthetic", png(figure)
 
 
 def _lengths(made: Interactions, train: Interactions, held_out: Interactions) -> tuple[str, str]:
-    figure, axes = _figure()
+    figure = new_figure()
+    axes = figure.subplots()
     for label, part, colour in _sides(made, train, held_out):
         axes.step(np.arange(LONGEST_SHOWN + 1), length_shares(part), where="mid", color=colour, label=label)
     axes.set(xlabel=f"events; {LONGEST_SHOWN} stands for more too", ylabel="share of sessions", title="Length")
     axes.legend(frameon=False)
-    return "length of sessions", _png(figure)
+    return "length of sessions", png(figure)
 
 
 def _runs(made: Interactions, train: Interactions, held_out: Interactions) -> tuple[str, str]:
-    figure, axes = _figure()
+    figure = new_figure()
+    axes = figure.subplots()
     for label, part, colour in (("synthetic", made, MADE), ("later real", held_out, REAL)):
         runs = longest_runs(part, train)[part.lengths > 1] / part.lengths[part.lengths > 1]
         axes.step(np.sort(runs), np.linspace(0, 1, len(runs)), color=colour, label=label)
@@ -103,34 +96,20 @@ def _runs(made: Interactions, train: Interactions, held_out: Interactions) -> tu
         title="Copies",
     )
     axes.legend(frameon=False)
-    return "longest shared runs", _png(figure)
+    return "longest shared runs", png(figure)
 
 
 def _use(report: dict[str, Any]) -> tuple[str, str]:
-    figure, axes = _figure()
+    figure = new_figure()
+    axes = figure.subplots()
     names = ["real", "synthetic", "popular"]
     found = [report["utility"][name] for name in names]
     values = [one["value"] for one in found]
     errors = [[one["value"] - one["low"] for one in found], [one["high"] - one["value"] for one in found]]
     axes.bar(names, values, yerr=errors, capsize=4, color=[REAL, MADE, OTHER])
     axes.set(ylabel=report["utility"]["metric"], title="Learnt from these, asked for later real items")
-    return "use of synthetic sessions", _png(figure)
+    return "use of synthetic sessions", png(figure)
 
 
 def _sides(made: Interactions, train: Interactions, held_out: Interactions) -> list[tuple[str, Interactions, str]]:
     return [("real", train, REAL), ("later real", held_out, OTHER), ("synthetic", made, MADE)]
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _png(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -9,8 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.factors import places
-from training.interactions import Floats, Interactions, Ints, Queries
+from training.interactions import Floats, Interactions, Ints, Queries, places
 from training.neural import Dropout, LazyAdam, fit_epochs, keras, seeded, set_weights, tf, weights_of
 from training.recommender import PLAIN, Fitting, Recommender
 

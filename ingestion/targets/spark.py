@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from ingestion.event_stream import sync
 from ingestion.targets.books import Rows, admitted_batches, batch_rows
-from ingestion.targets.spark_session import first_line, require_pyspark, session
+from ingestion.targets.spark_session import require_pyspark, session
 from marquee import contract
 from marquee.errors import MarqueeError
+from marquee.java import first_line
 from marquee.settings import Settings
 
 _TYPES: Final = contract.SQL_TYPES | {"string": "string"}

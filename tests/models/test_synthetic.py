@@ -24,7 +24,7 @@ from training.copies import are_copies, copy_report, longest_runs
 from training.interactions import Floats, Interactions, Ints, Queries, from_events
 from training.likelihood import sequence_model, surprise
 from training.realism import Judging, closeness, judge_synthetic, split_sessions, utility
-from training.realism_page import lines, page
+from training.realism_page import lines, realism_page
 from training.recommender import PLAIN, Fitting
 from training.synthetic import SamplingSettings, draw_items, sample_sessions, synthesise
 
@@ -174,7 +174,8 @@ def test_the_same_seed_gives_the_same_sessions(real: Interactions) -> None:
 
 
 def shares(chances: list[float], count: int = 20_000, **settings: float) -> NDArray[np.float64]:
-    rows = np.log(np.tile(np.array(chances, np.float32), (count, 1)))
+    with np.errstate(divide="ignore"):
+        rows = np.log(np.tile(np.array(chances, np.float32), (count, 1)))
     drawn = draw_items(rows, SamplingSettings(**settings), np.random.default_rng(0))  # type: ignore[arg-type]
     return np.bincount(drawn, minlength=len(chances)) / count
 
@@ -346,7 +347,7 @@ def test_the_report_is_json_and_a_page(real: Interactions) -> None:
     text = lines(report)
     assert any("gap" in line for line in text)
     assert any("no more than real ones are" in line for line in text)
-    html = page("500 <sessions>", report, made.sessions, train, held_out)
+    html = realism_page("500 <sessions>", report, made.sessions, train, held_out)
     assert html.count("data:image/png;base64,") == 4
     assert "500 &lt;sessions&gt;" in html
     assert "http" not in html

@@ -131,6 +131,14 @@ def test_what_a_killed_load_left_goes(settings: Settings) -> None:
     assert not any(settings.quarantine.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("name", ["training_set.partial", "flagged_sessions.partial"])
+def test_what_a_killed_training_step_left_goes(settings: Settings, name: str) -> None:
+    settings.features.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"visitor_id": [PERSON]}), settings.features / name, compression="none")
+    forgotten(settings)
+    assert not (settings.features / name).exists()
+
+
 def test_a_load_that_is_running_keeps_its_staging(settings: Settings) -> None:
     from ingestion.event_log import staging_folder
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from marquee.errors import MarqueeError
+from marquee.java import java_home
 from training.co_occurrence import Counting, count_pairs
 from training.interactions import Interactions, ask, from_events
 from training.models.als import ALS
 from training.recommender import model_class
-from training.spark_retrieval import als_factors, java_home, spark_session
+from training.spark_retrieval import als_factors, spark_session
 
 pytestmark = pytest.mark.tools
 USERS, ITEMS, GROUPS = 40, 24, 3

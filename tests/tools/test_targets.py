@@ -298,7 +298,7 @@ def leave_what_a_killed_build_leaves(settings: Settings, orphan: Path) -> None:
 
 def on_spark(home: Path) -> Settings:
     pytest.importorskip("pyspark", reason="pyspark is not installed")
-    from ingestion.targets.spark_session import java_home
+    from marquee.java import java_home
 
     try:
         java_home()

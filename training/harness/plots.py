@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 from training.harness.bench import Row
+from training.page import new_figure, png
 
 Plot = tuple[str, str, str]
 """Title, what it shows and how to read it, PNG in base 64."""
@@ -28,7 +27,7 @@ def plots(rows: list[Row], metric: str) -> list[Plot]:
 
 
 def _quality(rows: list[Row], metric: str) -> Plot:
-    figure = _figure(height=1.2 + 0.36 * len(rows))
+    figure = new_figure(7.5, 1.2 + 0.36 * len(rows))
     axes = figure.subplots()
     names = [row.model for row in rows][::-1]
     for place, row in enumerate(reversed(rows)):
@@ -43,12 +42,12 @@ def _quality(rows: list[Row], metric: str) -> Plot:
     return (
         f"Quality: {metric}",
         "The point is the mean over all questions, the bar its 95 % interval; the dashed line is popularity.",
-        _png(figure),
+        png(figure),
     )
 
 
 def _quality_by_time(rows: list[Row], metric: str) -> Plot:
-    figure = _figure()
+    figure = new_figure(7.5, 4.2)
     axes = figure.subplots()
     for place, row in enumerate(rows):
         seconds, value = max(row.result["cost"]["fit_s"], 1e-3), row.result["metrics"][metric]["value"]
@@ -57,7 +56,7 @@ def _quality_by_time(rows: list[Row], metric: str) -> Plot:
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set(xlabel="seconds to fit", ylabel=metric)
-    return "Quality against the time to fit", "Up is better, left is cheaper.", _png(figure)
+    return "Quality against the time to fit", "Up is better, left is cheaper.", png(figure)
 
 
 def _slices(rows: list[Row], metric: str, kind: str, title: str, label: str) -> Plot | None:
@@ -65,7 +64,7 @@ def _slices(rows: list[Row], metric: str, kind: str, title: str, label: str) -> 
     found = [one for one in rows[0].result["slices"] if one["slice"].startswith(kind)]
     if len(found) < 2:
         return None
-    figure = _figure()
+    figure = new_figure(7.5, 4.2)
     axes = figure.subplots()
     for place, row in enumerate(rows):
         by_name = {one["slice"]: one["metrics"][metric] for one in row.result["slices"]}
@@ -75,7 +74,7 @@ def _slices(rows: list[Row], metric: str, kind: str, title: str, label: str) -> 
     axes.set_xticks(range(len(found)), [f"{n}\n({one['questions']:,})" for n, one in zip(names, found, strict=True)])
     axes.set(xlabel=f"{label} (questions)", ylabel=metric)
     _legend(axes)
-    return title, f"{metric} among the questions of each group.", _png(figure)
+    return title, f"{metric} among the questions of each group.", png(figure)
 
 
 def _robustness(rows: list[Row], metric: str) -> Plot | None:
@@ -83,7 +82,7 @@ def _robustness(rows: list[Row], metric: str) -> Plot | None:
     if not tried:
         return None
     kinds = list(dict.fromkeys(point["kind"] for point in tried[0].result["robustness"]))
-    figure = _figure(width=3.2 * len(kinds) + 1.6)
+    figure = new_figure(3.2 * len(kinds) + 1.6, 4.2)
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for place, row in enumerate(rows):
@@ -99,7 +98,7 @@ def _robustness(rows: list[Row], metric: str) -> Plot | None:
         "Robustness",
         f"How much of its own {metric} each model keeps when some events of the histories are dropped, replaced by"
         " random items, or have not arrived yet.",
-        _png(figure),
+        png(figure),
     )
 
 
@@ -107,7 +106,7 @@ def _scaling(rows: list[Row]) -> Plot | None:
     tried = [row for row in rows if row.result["scaling"]]
     if not tried:
         return None
-    figure = _figure(width=9)
+    figure = new_figure(9, 4.2)
     latency, throughput = figure.subplots(1, 2)
     sizes = [point["items"] for point in tried[0].result["scaling"]]
     for place, row in enumerate(rows):
@@ -125,14 +124,8 @@ def _scaling(rows: list[Row]) -> Plot | None:
         "Speed against the size of the catalogue",
         "Parts of the catalogue, most popular items first, with the same users; on the parts, models that learn in"
         " epochs were fitted for one only.",
-        _png(figure),
+        png(figure),
     )
-
-
-def _figure(width: float = 7.5, height: float = 4.2) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def _legend(axes: Any) -> None:
@@ -150,11 +143,3 @@ def _marker(place: int) -> str:
 def _line(place: int) -> str:
     """Marker and dashes, so that models stay apart without colours."""
     return _marker(place) + ("-", "--", ":")[place // len(COLOURS) % 3]
-
-
-def _png(figure: Any) -> str:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()

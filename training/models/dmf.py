@@ -10,8 +10,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
-from training.factors import places
-from training.interactions import Floats, Interactions, Queries
+from training.interactions import Floats, Interactions, Queries, places
 from training.matrix_batches import NUMBERS, ROWS, TABLE, Pairs, by_epoch, carry, rows_of, times
 from training.neural import LazyAdam, fit_epochs, keras, seeded, set_weights, tf, weights_of
 from training.recommender import PLAIN, Fitting, Recommender

@@ -11,8 +11,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
-from training.factors import places
-from training.interactions import Floats, Interactions, Ints, Queries
+from training.interactions import Floats, Interactions, Ints, Queries, places
 from training.matrix_batches import ROWS, STEP, by_epoch, carry, rows_of, times
 from training.neural import LazyAdam, fit_epochs, keras, seeded, set_weights, tf, weights_of
 from training.recommender import PLAIN, Fitting, Recommender

@@ -11,8 +11,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 
 from marquee.errors import MarqueeError
-from training.factors import places
-from training.interactions import Floats, Interactions, Queries
+from training.interactions import Floats, Interactions, Queries, places
 from training.matrix_batches import (
     HISTORIES,
     ROWS,

@@ -9,8 +9,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
-from training.factors import places
-from training.interactions import Floats, Interactions, Queries
+from training.interactions import Floats, Interactions, Queries, places
 from training.recommender import PLAIN, Fitting, Recommender
 
 
