@@ -19,10 +19,6 @@ from marquee.options import Home, Json, command_settings
 
 if TYPE_CHECKING:
     from marquee.settings import Settings
-    from training.harness.bench import Tell
-    from training.harness.leaderboard import Board
-    from training.harness.model_source import Listing
-    from training.harness.tuning import Tuned
 
 Option = typer.Option
 
@@ -44,6 +40,8 @@ def bench_models(
     data: of.Data = None,
     test: of.Test = None,
     histories: of.Histories = None,
+    items: of.Items = None,
+    users: of.Users = None,
     protocol: of.Protocol = None,
     models: of.Models = "all",
     changes: of.Changes = None,
@@ -101,6 +99,8 @@ def tune_models(
     data: of.Data = None,
     test: of.Test = None,
     histories: of.Histories = None,
+    items: of.Items = None,
+    users: of.Users = None,
     protocol: of.Protocol = None,
     models: of.Models = "all",
     changes: of.Changes = None,
@@ -162,7 +162,7 @@ def _stopped(told: str) -> Iterator[None]:
 
 
 @contextmanager
-def _display(settings: Settings, interrupted: str) -> Iterator[Tell]:
+def _display(settings: Settings, interrupted: str) -> Iterator[Any]:
     """Bars on stderr for the models and for what the present one does; Ctrl-C ends with one line, ``interrupted``."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -190,7 +190,7 @@ def _step(told: dict[str, Any]) -> str:
     return text
 
 
-def _all_models(found: list[Listing]) -> list[str]:
+def _all_models(found: list[Any]) -> list[str]:
     lines = []
     for one in found:
         lines.append(f"{one.name:<18} {one.about}")
@@ -198,12 +198,12 @@ def _all_models(found: list[Listing]) -> list[str]:
     return lines
 
 
-def _one_model(found: Listing) -> list[str]:
+def _one_model(found: Any) -> list[str]:
     rows: list[list[object]] = [[one.name, one.kind, one.default, one.about] for one in found.settings]
     return [f"{found.name}: {found.about}", console.table("", ["setting", "type", "default", "what it means"], rows)]
 
 
-def _show_board(board: Board, about: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show_board(board: Any, about: dict[str, Any], folder: Path, as_json: bool) -> None:
     """Write the report, print the table, and end with an error if a model failed."""
     from training.harness.leaderboard import conclusion, short_list, table_rows
     from training.harness.report import board_rows, write_report
@@ -239,7 +239,7 @@ def _rerun(settings: Settings, run_id: str, data: Path | None, as_json: bool) ->
         raise MarqueeError(f"{row.model} does not repeat run {run_id}; {code}")
 
 
-def _show_tuned(found: list[Tuned], metric: str, file: Path, as_json: bool) -> None:
+def _show_tuned(found: list[Any], metric: str, file: Path, as_json: bool) -> None:
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.4f}"
 

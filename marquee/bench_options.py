@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from marquee.errors import SettingsError
 
-if TYPE_CHECKING:
-    from training.harness.origin import Origin
-    from training.harness.trial import Job
-
 Option = typer.Option
 Data = Annotated[Path | None, Option("--data", help="Events (CSV, Parquet, gzip), or what to learn from.")]
 Test = Annotated[Path | None, Option("--test", help="What to ask: session and target pairs, sessions, or test lists.")]
 Histories = Annotated[Path | None, Option("--histories", help="given-split: what the test's users did before.")]
+Items = Annotated[
+    Path | None, Option("--items", help="A table of what the items are, a row each; makes cold ones known.")
+]
+Users = Annotated[Path | None, Option("--users", help="A table of what else is known of users, a row each.")]
 Protocol = Annotated[str | None, Option("--protocol", help="sessions, leave-one-out, temporal or given-split.")]
 Models = Annotated[str, Option("--models", help="Names parted by commas, or all; `marquee models` lists them.")]
 Changes = Annotated[list[str] | None, Option("--set", help="model.setting=value; may be given again.")]
@@ -39,7 +39,7 @@ Repeats = Annotated[bool, Option("--repeats", help="Ask for items of the history
 MostQueries = Annotated[int, Option("--most-queries", min=0, help="At most so many questions, drawn at random; 0 all.")]
 
 
-def read_origin(given: dict[str, Any]) -> Origin:
+def read_origin(given: dict[str, Any]) -> Any:
     """The task that the options describe."""
     if given["data"] is None:
         raise SettingsError("give --data FILE, a table of who took what and when")
@@ -62,7 +62,7 @@ def read_origin(given: dict[str, Any]) -> Origin:
         most_queries=given["most_queries"],
         seed=given["seed"],
     )
-    files = Files(given["data"], given["test"], given["histories"])
+    files = Files(given["data"], given["test"], given["histories"], given["items"], given["users"])
     return Origin(given["protocol"], files, Reading(**options), splitting)
 
 
@@ -78,7 +78,7 @@ def _columns(text: str) -> dict[str, str]:
     return found
 
 
-def read_jobs(given: dict[str, Any]) -> list[Job]:
+def read_jobs(given: dict[str, Any]) -> list[Any]:
     """What to do with each model that the options name."""
     from training.harness.comparison import depth
     from training.harness.model_list import chosen_models, parse_settings, read_settings, with_common

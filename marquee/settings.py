@@ -173,6 +173,7 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "FEAST_USAGE": "False",
         "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "OTEL_SDK_DISABLED": "true",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TF_USE_LEGACY_KERAS": "1",

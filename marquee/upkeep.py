@@ -15,8 +15,6 @@ from marquee.errors import MarqueeError, NothingToDo
 from marquee.options import Home, Json, command_settings, given_reason
 
 if TYPE_CHECKING:
-    from expectations.validate import Verdict
-    from ingestion.load import TakenBack
     from marquee.forget import Erasure
 
 
@@ -133,13 +131,13 @@ def forget(
     require_erased(erasure)
 
 
-def _verdict_lines(verdict: Verdict) -> list[str]:
+def _verdict_lines(verdict: Any) -> list[str]:
     lines = [f"{verdict.subject}: passed {verdict.expectations} expectations over {verdict.rows:,} rows"]
     lines += [f"  warning: {warning}" for warning in verdict.warnings]
     return lines + [f"  unjudged: {reason}" for reason in verdict.unjudged]
 
 
-def _taken_back_lines(batch: str, taken: TakenBack) -> list[str]:
+def _taken_back_lines(batch: str, taken: Any) -> list[str]:
     lines = [f"{batch} is quarantined; `marquee admit {batch} --reason …` brings it back"]
     if taken.gained:
         lines.append(

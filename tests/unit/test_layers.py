@@ -40,7 +40,7 @@ DAGS = sorted((ROOT / "dags").rglob("*.py"))
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One imported module: its dotted name, its line, and whether only a call, or only a type checker, imports it."""
+    """One imported module: its dotted name, its line, and whether only a call imports it."""
 
     module: str
     line: int
@@ -62,8 +62,6 @@ def imports(source: str) -> list[Import]:
             prefix = "." * node.level + (node.module or "")
             found.extend(Import(f"{prefix}.{alias.name}", node.lineno, in_function) for alias in node.names)
         inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        # What only a type checker reads is loaded by nobody, as what only a call imports is not by an import.
-        inside = inside or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
 
@@ -103,7 +101,7 @@ def test_imports_are_seen_wherever_they_stand() -> None:
         ("typing.TYPE_CHECKING", 1, False),
         ("a.b", 2, False),
         ("d", 2, False),
-        ("e.f", 4, True),
+        ("e.f", 4, False),
         ("i.j.k", 8, True),
         ("..l", 11, False),
     ]

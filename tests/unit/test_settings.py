@@ -52,6 +52,7 @@ def test_every_tool_has_its_telemetry_off() -> None:
     expected = {
         "BENTOML_DO_NOT_TRACK": "True",
         "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "FEAST_USAGE": "False",
         "GX_ANALYTICS_ENABLED": "false",
         "OTEL_SDK_DISABLED": "true",
