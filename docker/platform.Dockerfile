@@ -69,6 +69,7 @@ ENV PATH=/opt/venv/bin:/opt/marquee/bin:$PATH \
     DO_NOT_TRACK=1 \
     FEAST_USAGE=False \
     GX_ANALYTICS_ENABLED=false \
+    MLFLOW_DISABLE_TELEMETRY=true \
     OTEL_SDK_DISABLED=true \
     OMP_WAIT_POLICY=PASSIVE \
     TF_USE_LEGACY_KERAS=1 \

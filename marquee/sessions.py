@@ -126,7 +126,11 @@ def _read(given: dict[str, Any]) -> tuple[bool, Interactions]:
     from training.harness.filtering import split_at_gaps
     from training.harness.reading import read_events
 
-    usual = {"protocol": "sessions", "test": None, "histories": None, "test_days": 0.0, "repeats": True}
+    usual = dict.fromkeys(("test", "histories", "items", "users")) | {
+        "protocol": "sessions",
+        "test_days": 0.0,
+        "repeats": True,
+    }
     usual |= {"min_user_events": 1, "min_weight": 0.0, "first_only": False, "since": "", "until": "", "most_queries": 0}
     origin = of.read_origin(usual | given)
     events = read_events(origin.files.data, origin.reading, "sessions")
