@@ -28,6 +28,12 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"retrieval      recall@{retrieval['k']} {retrieval['recall']:.3f} of {retrieval['clicks']:,} clicks,"
         f" popular {retrieval['recall_popular']:.3f}, among {retrieval['eligible']:.0f} eligible",
     ]
+    if "recall_products" in retrieval:
+        lines.append(
+            f"  by products  recall@{retrieval['k']} {retrieval['recall_products']:.3f},"
+            f" original formula {retrieval['recall_original']:.3f},"
+            f" blended with the towers {retrieval['recall_blend']:.3f}"
+        )
     if policy["value"]:
         lines.append(
             f"off-policy     first position {interval(policy['value'])} against logged {interval(policy['logged'])},"
