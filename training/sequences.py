@@ -24,7 +24,8 @@ class SequenceSettings:
         epochs: passes over the data.
         batch: histories in a training step.
         learning_rate: of Adam, falling to a tenth along half a cosine.
-        dropout: share of the embeddings' and the state's cells left out while training.
+        dropout: share of the embeddings' cells left out while training.
+        output_dropout: share of the state's cells left out while training.
         negatives: items sampled for each step; 0 for the softmax over all items.
         popularity: negatives are drawn with chance ∝ (events of the item)^popularity.
         scale: state and items are compared by cosine times this; 0 for the plain product with a bias for each item.
@@ -40,6 +41,7 @@ class SequenceSettings:
     batch: int = 512
     learning_rate: float = 4e-3
     dropout: float = 0.3
+    output_dropout: float = 0.1
     negatives: int = 2048
     popularity: float = 0.5
     scale: float = 14.0
@@ -63,9 +65,10 @@ class SequenceRecommender(Recommender):
     def space(cls, trial: Any) -> dict[str, Any]:
         """What matters most."""
         return {
-            "dimensions": trial.suggest_categorical("dimensions", [64, 100, 128]),
+            "dimensions": trial.suggest_categorical("dimensions", [64, 100, 200]),
             "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
             "dropout": trial.suggest_float("dropout", 0.1, 0.6),
+            "output_dropout": trial.suggest_float("output_dropout", 0.0, 0.4),
             "scale": trial.suggest_categorical("scale", [0.0, 10.0, 14.0, 18.0]),
             "popularity": trial.suggest_float("popularity", 0.0, 1.0),
         }
@@ -178,7 +181,7 @@ class SequenceNetwork(tf.Module):
         self.embeddings = tf.Variable(start, name="embeddings")
         self.bias = tf.Variable(tf.zeros(items), name="bias", trainable=not settings.scale)
         self.input_dropout = Dropout(settings.dropout, settings.seed + 1)
-        self.output_dropout = Dropout(settings.dropout, settings.seed + 2)
+        self.output_dropout = Dropout(settings.output_dropout, settings.seed + 2)
         self.cumulative, self.chances = tf.zeros(0), tf.zeros(0)
         self.random = tf.random.Generator.from_seed(settings.seed)  # its state is kept in checkpoints
 

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "als": {"factors": 8},
     "bpr": {"factors": 4, "iterations": 40, "learning_rate": 0.1},
     "logistic_mf": {"factors": 2, "regularisation": 0.6, "alpha": 1.0},
+    "hybrid": {"models": "ease,item_knn"},
     "two_tower": {"dimensions": 16, "length": 8, "epochs": 12, "batch": 64, "learning_rate": 0.02},
 }
 """Settings for a world of 24 items, by model, where the defaults are made for tens of thousands."""

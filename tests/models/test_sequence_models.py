@@ -86,7 +86,7 @@ def network(items: int, **settings: object) -> SequenceNetwork:
         def call(self, embedded: object, lengths: object, training: bool = False) -> object:
             return embedded
 
-    return SequenceNetwork(Same(), items, SequenceSettings(dropout=0.0, scale=0.0, **settings))  # type: ignore[arg-type]
+    return SequenceNetwork(Same(), items, SequenceSettings(dropout=0.0, output_dropout=0.0, scale=0.0, **settings))  # type: ignore[arg-type]
 
 
 def test_the_full_softmax_loss_by_hand() -> None:
@@ -120,7 +120,7 @@ def test_the_sampled_softmax_is_near_the_full_one() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_next_step_of_a_ring_is_learnt(name: str) -> None:
     world = cycle()
-    model = model_class(name)(**{**TINY, "epochs": 60, "dropout": 0.0, "scale": 8.0}).fit(world)
+    model = model_class(name)(**{**TINY, "epochs": 60, "dropout": 0.0, "output_dropout": 0.0, "scale": 8.0}).fit(world)
     items, _ = model.recommend(ask(world, world), 1)
     assert np.mean(items[:, 0] == _next_of(world)) > 0.95
 
@@ -150,7 +150,7 @@ def test_chances_sum_to_one(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_update_learns_of_new_items_and_keeps_what_it_knew(name: str) -> None:
     """A tenth of a fit's epochs from nothing would not do: the ring grows by two items at its end."""
-    settings = {**TINY, "epochs": 60, "dropout": 0.0, "scale": 8.0}
+    settings = {**TINY, "epochs": 60, "dropout": 0.0, "output_dropout": 0.0, "scale": 8.0}
     model = model_class(name)(**settings).fit(cycle())
     known = {item: row.copy() for item, row in zip(model.item_ids, model.item_vectors(), strict=True)}
     grown = cycle(items=12, users=48)

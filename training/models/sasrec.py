@@ -19,11 +19,12 @@ class SASRecSettings(SequenceSettings):
         hidden: cells of the feed-forward layer, in multiples of ``dimensions``.
     """
 
-    dimensions: int = 64
+    dimensions: int = 100
     length: int = 50
+    scale: float = 16.0
     blocks: int = 2
     heads: int = 2
-    hidden: int = 4
+    hidden: int = 1
 
 
 class AttentionEncoder(keras.layers.Layer):

@@ -29,15 +29,15 @@ class VSTANSettings:
         idf: items are voted for with up to 1 + idf·log(sessions / sessions with the item).
     """
 
-    neighbours: int = 150
-    sample: int = 3500
+    neighbours: int = 500
+    sample: int = 600
     newest: int = 50
     lambda_spw: float = 4.0
     lambda_snh: float = 1.4
     lambda_inh: float = 8.0
     rarity: float = 2.5
     size: float = 0.25
-    sharpness: float = 1.3
+    sharpness: float = 1.6
     idf: float = 10.0
 
 
