@@ -21,7 +21,10 @@ import numpy as np
 from benchmarks.measure import MARQUEE, environment, say
 
 RULES: Final = ("association_rules", "sequential_rules")
-SESSIONS: Final = (*RULES, "popular", "markov", "item_knn", "vsknn", "stan", "gru4rec", "sasrec")
+SESSIONS: Final = (
+    *(*RULES, "popular", "markov", "item_knn", "vsknn", "stan", "vstan"),
+    *("gru4rec", "sasrec", "hybrid"),
+)
 ENOUGH: Final = 0.46
 """HR@20 on Diginetica that at least three models are above."""
 LISTS: Final = ("popular", "ease", "als", "bpr", "mult_vae", "two_tower")

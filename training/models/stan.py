@@ -25,12 +25,12 @@ class STANSettings:
         lambda_inh: λ₃ in places: an item d places from the newest shared one gets exp(−d/λ₃) of a vote.
     """
 
-    neighbours: int = 220
-    sample: int = 1350
+    neighbours: int = 500
+    sample: int = 6000
     newest: int = 50
-    lambda_spw: float = 2.0
-    lambda_snh: float = 0.7
-    lambda_inh: float = 3.5
+    lambda_spw: float = 1.25
+    lambda_snh: float = 0.6
+    lambda_inh: float = 8.0
 
 
 class STAN(SessionKNN):

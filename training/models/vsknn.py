@@ -37,12 +37,12 @@ class VSKNNSettings:
         idf: λ, rare items get up to 1 + λ·log(sessions / sessions with the item) times a neighbour's vote.
     """
 
-    neighbours: int = 120
-    sample: int = 600
+    neighbours: int = 740
+    sample: int = 740
     newest: int = 50
-    weighting: Decay = "division"
+    weighting: Decay = "logarithmic"
     decay: Decay = "exponential"
-    idf: float = 3.0
+    idf: float = 9.0
 
 
 class VSKNN(SessionKNN):
