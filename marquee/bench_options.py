@@ -78,6 +78,14 @@ def _columns(text: str) -> dict[str, str]:
     return found
 
 
+def read_interactions(data: Path, columns: str, format: str) -> Any:
+    """Who took what and when, from one file or folder; nothing is split or left out."""
+    from training.harness.reading import Reading, read_events
+
+    options: dict[str, Any] = {"format": format, **_columns(columns)}
+    return read_events(data, Reading(**options), "temporal").interactions
+
+
 def read_jobs(given: dict[str, Any]) -> list[Any]:
     """What to do with each model that the options name."""
     from training.harness.comparison import depth

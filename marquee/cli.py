@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from marquee import bench, console, sessions, upkeep
+from marquee import bench, console, sessions, similar, upkeep
 from marquee.errors import MarqueeError, NothingToDo, SettingsError
 from marquee.options import Home, Json, given_reason
 from marquee.options import command_settings as _settings
@@ -51,6 +51,11 @@ app.command(
     epilog="Examples:  marquee sample-sessions --out made.parquet"
     "   |   marquee sample-sessions --data clicks.csv --model gru4rec --sessions 50000 --out made.parquet",
 )(sessions.sample_sessions)
+app.command(
+    "similar-items",
+    epilog="Examples:  marquee similar-items p0042 --visitor v000123"
+    "   |   marquee similar-items p0042 --data events.csv --model bpr --k 20 --json",
+)(similar.similar_items)
 
 DAYS = ["%Y-%m-%d"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -95,7 +96,10 @@ class SimilarItems:
 
     def scores(self, items: Ints, queries: Queries) -> Floats:
         """[n, I] log-odds of all items for askers [n] who look at ``items`` [n]."""
-        return self._blended(*self._parts(items, queries))
+        by_similarity, by_taste = self.log_odds(items, queries)
+        if self.blend.weight == 1.0:  # a score of -inf times nothing is not a number
+            return by_similarity
+        return np.asarray(self.blend.weight * by_similarity + (1.0 - self.blend.weight) * by_taste, np.float32)
 
     def similar(self, items: Ints, queries: Queries, k: int, unseen: bool = True) -> tuple[Ints, Floats]:
         """The best k for each asker, best first, never the item looked at.
@@ -118,17 +122,30 @@ class SimilarItems:
             scores[rows] = np.take_along_axis(found, chosen[rows], axis=1)
         return chosen, scores
 
+    def log_odds(self, items: Ints, queries: Queries) -> tuple[Floats, Floats]:
+        """[n, I] each: what similarity and what taste say of all items, before they are weighted."""
+        similarity, taste = self._parts(items, queries)
+        scales = self.blend.similarity, self.blend.taste
+        by_similarity, by_taste = (
+            np.asarray(scale.slope * part + scale.intercept, np.float32)
+            for scale, part in zip(scales, (similarity, taste), strict=True)
+        )
+        return by_similarity, by_taste
+
+    def with_weight(self, weight: float) -> Self:
+        """The same with another weight of similarity, 0 to 1."""
+        return self._with(replace(self.blend, weight=weight))
+
     def quality(self, asked: Asked, k: int, unseen: bool = True) -> dict[str, float]:
         """MAP@k, Recall@k, NDCG@k and others of the lists, over all items."""
         return means(per_question(self.similar(asked.items, asked.queries, k, unseen)[0], asked.truth, [k]))
 
     def comparison(self, asked: Asked, k: int, unseen: bool = True) -> dict[str, dict[str, float]]:
         """The blend beside both of its parts and beside the original formula, on the same questions."""
-        plain = [replace(self.blend, weight=weight) for weight in (1.0, 0.0)]
         found = {"blend": self.quality(asked, k, unseen)}
         found |= {
-            name: self._with(blend).quality(asked, k, unseen)
-            for name, blend in zip(("similarity", "taste"), plain, strict=True)
+            name: self.with_weight(weight).quality(asked, k, unseen)
+            for name, weight in (("similarity", 1.0), ("taste", 0.0))
         }
         lists = np.zeros((len(asked), k), np.int64)
         for start in range(0, len(asked), BATCH):
@@ -170,14 +187,6 @@ class SimilarItems:
         similarity: Floats = self._unit[items] @ self._unit.T
         return similarity, self.model.score(queries).copy()
 
-    def _blended(self, similarity: Floats, taste: Floats) -> Floats:
-        blend = self.blend
-        by_similarity = blend.similarity.slope * similarity + blend.similarity.intercept
-        if blend.weight == 1.0:  # a score of -inf times nothing is not a number
-            return np.asarray(by_similarity, np.float32)
-        by_taste = blend.taste.slope * taste + blend.taste.intercept
-        return np.asarray(blend.weight * by_similarity + (1.0 - blend.weight) * by_taste, np.float32)
-
     def _with(self, blend: Blend) -> Self:
         return type(self)(self.model, blend)
 
@@ -204,6 +213,34 @@ class SimilarItems:
                 column.append(values[kept])
         similar, liked, label, weights = (np.concatenate(column) for column in columns)
         return _scale(similar, label, weights), _scale(liked, label, weights)
+
+
+def fit_on(
+    events: Interactions, model: Callable[[], Recommender], metric: str = "ndcg@20"
+) -> tuple[SimilarItems, dict[str, dict[str, float]]]:
+    """Similar items learnt from all events, and how good they were on the newest tenth.
+
+    The blend is learnt on the tenth before that by a model of the first eight, which is also the one that is judged;
+    what is returned has a model of all events and that blend.
+
+    Returns:
+        the similar items, and the quality of the blend, its parts and the original formula.
+
+    Raises:
+        MarqueeError: in one of the two tenths nobody took two different items.
+    """
+    first, second = np.quantile(events.times, [0.8, 0.9])
+    learnt, seen = events.where(events.times < first), events.where(events.times < second)
+    middle, newest = (
+        events.where((events.times >= first) & (events.times < second)),
+        events.where(events.times >= second),
+    )
+    validation, test = first_as_query(learnt, middle), first_as_query(seen, newest, fitted=learnt)
+    if not (len(validation) and len(test)):
+        raise MarqueeError("too few events: in the newest two tenths nobody looked at one item and then took another")
+    judged = SimilarItems.fit(model().fit(learnt), validation, metric)
+    quality = judged.comparison(test, int(metric.partition("@")[2]))
+    return SimilarItems(model().fit(events), judged.blend), quality
 
 
 def best(scores: Floats, items: Ints, queries: Queries, k: int, unseen: bool) -> Ints:

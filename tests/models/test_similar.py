@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from marquee.cli import app
 from marquee.errors import MarqueeError
 from training.harness.task import Truth
 from training.interactions import Interactions, Queries, from_events
@@ -134,3 +137,58 @@ def test_what_cannot_be_blended_says_so(tmp_path: Path) -> None:
     plain.save(tmp_path)
     with pytest.raises(MarqueeError, match=r"holds a model but no similar\.json"):
         SimilarItems.load(tmp_path)
+
+
+class TestVerb:
+    """``marquee similar-items`` on a shop of two colours."""
+
+    @pytest.fixture(scope="class")
+    def events(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        rng, file = np.random.default_rng(3), tmp_path_factory.mktemp("similar") / "events.csv"
+        lines = ["user_id,item_id,timestamp"]
+        for at in range(4_000):
+            user = int(rng.integers(0, 200))
+            lines.append(f"u{user:03d},i{2 * int(rng.integers(0, 12)) + user % 2:02d},{1_700_000_000 + 60 * at}")
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return file
+
+    def run(self, *words: object) -> Any:
+        return CliRunner().invoke(app, ["similar-items", *map(str, words)])
+
+    def test_alike_items_come_with_what_each_part_says(self, events: Path, tmp_path: Path) -> None:
+        words = ("i04", "--data", events, "--set", "als.factors=4", "--k", 5, "--seen", "--home", tmp_path, "--json")
+        done = self.run(*words, "--visitor", "u001")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert len(found["similar"]) == 5
+        odds = [one["log_odds"] for one in found["similar"]]
+        assert odds == sorted(odds, reverse=True)
+        weight = found["weight"]
+        for one in found["similar"]:
+            blended = weight * one["by_similarity"] + (1 - weight) * one["by_taste"]
+            assert one["log_odds"] == pytest.approx(blended, abs=1e-5)
+        assert set(found["quality"]) == {"blend", "similarity", "taste", "original"}
+        alone = json.loads(self.run(*words).stdout)["similar"]
+        assert {int(one["item"][1:]) % 2 for one in alone} == {0}
+        assert all(one["log_odds"] == one["by_similarity"] for one in alone)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["i99"], "no event has the item 'i99'; the first items are i00, i01, i02"),
+            (["i04", "--visitor", "x"], "no event has the visitor 'x'; the first visitors are u000, u001, u002"),
+            (["i04", "--model", "ease"], "ease has no item vectors, so it cannot tell which items are alike"),
+            (["i04", "--model", "alls"], "there is no model 'alls'"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line(self, words: list[str], message: str, events: Path, tmp_path: Path) -> None:
+        error = self.run(*words, "--data", events, "--home", tmp_path).exception
+        assert isinstance(error, MarqueeError)
+        assert message in str(error)
+        assert len(str(error).splitlines()) == 1
+
+    def test_too_few_events_say_so(self, tmp_path: Path) -> None:
+        file = tmp_path / "few.csv"
+        file.write_text("user_id,item_id,timestamp\nu,a,1700000000\nu,b,1700000060\nv,a,1700000120\n", encoding="utf-8")
+        error = self.run("a", "--data", file, "--home", tmp_path).exception
+        assert "too few events" in str(error)

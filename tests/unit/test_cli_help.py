@@ -22,13 +22,13 @@ VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
     *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
     *("check-skew", "forget"),
-    *("flag-sessions", "sample-sessions", "models", "bench-models", "tune-models"),
+    *("flag-sessions", "sample-sessions", "similar-items", "models", "bench-models", "tune-models"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
     *("promote", "rollback", "history"),
     *("serve", "recommend", "status", "check-skew", "forget"),
-    *("flag-sessions", "sample-sessions", "bench-models", "tune-models"),
+    *("flag-sessions", "sample-sessions", "similar-items", "bench-models", "tune-models"),
 }
 WITH_JSON = WITH_HOME - {"serve"}
 HEAVY = (
@@ -116,6 +116,7 @@ ON_AN_INSTALLATION: dict[str, list[str]] = {
     "forget": ["--visitor", "v1", "--yes"],
     "flag-sessions": [],
     "sample-sessions": ["--out", "made.parquet"],
+    "similar-items": ["p0042"],
 }
 """Verbs that begin no installation, with what they must be told."""
 BEGINS = {"bench-models", "tune-models", "simulate", "ingest", "demo", "airflow", "status"}

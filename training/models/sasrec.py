@@ -20,7 +20,7 @@ class SASRecSettings(SequenceSettings):
     """
 
     dimensions: int = 100
-    length: int = 50
+    length: int = 200
     scale: float = 16.0
     blocks: int = 2
     heads: int = 2
