@@ -29,10 +29,11 @@ ENOUGH: Final = 0.46
 """HR@20 on Diginetica that at least three models are above."""
 LISTS: Final = ("popular", "ease", "als", "bpr", "mult_vae", "two_tower")
 SEQUENTIAL: Final = ("popular", "gru4rec", "sasrec")
-LONG_HISTORIES: Final = {"length": 200, "batch": 128, "learning_rate": 0.002}
+LONG_HISTORIES: Final = {"length": 200, "batch": 128, "learning_rate": 0.002, "dropout": 0.5, "scale": 10.0}
 """Settings of the sequence models where users have hundreds of events; found on MovieLens 100K's validation events."""
-EVENTS: Final = 100_000
-"""Size of the simulated shop."""
+EVENTS: Final = 1_200_000
+"""Size of the simulated shop: at half of that a product is followed by too few others for Markov to say more than
+popular, and at a twelfth the same goes for most models that count."""
 GRAM_ITEMS: Final = 20_000
 
 
@@ -102,9 +103,9 @@ def views(file: Path, seed: int, shuffled: bool) -> None:
 
     from ingestion.simulator import Simulator
 
-    tables = [batch.table for batch in Simulator(seed=seed, events=EVENTS).read() if batch.name == "events"]
+    tables = [batch.records for batch in Simulator(seed=seed, events=EVENTS).read() if batch.table == "events"]
     events = pa.concat_tables(tables)
-    seen = events.filter(pc.equal(events["kind"], "product_view")).select(["visitor_id", "product_id", "event_at"])
+    seen = events.filter(pc.equal(events["kind"], "product_view")).select(["visitor_id", "product_id", "occurred_at"])
     if shuffled:
         order = np.random.default_rng(seed).permutation(len(seen))
         seen = seen.set_column(1, "product_id", seen["product_id"].take(pa.array(order)))

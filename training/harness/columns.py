@@ -21,7 +21,18 @@ ITEMS = (
     *("itemindex", "itemidx"),
 )
 TIMES = (
-    *("timestamp", "ts", "time", "eventat", "eventtime", "clicktimestamp", "datetime", "eventtimestamp", "unixtime"),
+    *(
+        "timestamp",
+        "ts",
+        "time",
+        "eventat",
+        "occurredat",
+        "eventtime",
+        "clicktimestamp",
+        "datetime",
+        "eventtimestamp",
+        "unixtime",
+    ),
     *("unixreviewtime", "createdat", "visitdatetime", "invoicedate", "orderdate", "eventdate", "date", "day"),
 )
 RATINGS = ("rating", "ratings", "stars", "overall", "score", "weight", "playcount", "count")
