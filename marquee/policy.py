@@ -1,11 +1,53 @@
-"""From scores to a slate whose propensities are exact; shared by serving and by evaluation. NumPy only."""
+"""From scores to a slate whose propensities are exact; shared by serving and by evaluation. NumPy only.
+
+One draw serves every policy: greedy (no exploration, no temperature), ε-greedy (exploration), softmax (temperature; a
+slate is then Plackett–Luce, the top of scores / temperature plus Gumbel noise), Thompson sampling (several rows of
+scores, each drawn from the posterior), LinUCB (scores with their width added).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the banners left become chances at each position, from the first on.
+
+    Attributes:
+        exploration: ε in [0, 1], share of each draw that is uniform over those left; above 0 nothing eligible has a
+            lower propensity than ε / left, as off-policy evaluation needs.
+        temperature: of the softmax over scores; 0 takes the best.
+        diversity: what a banner's score loses for being like one above it: that times the highest similarity.
+    """
+
+    exploration: float = 0.0
+    temperature: float = 0.0
+    diversity: float = 0.0
+
+    def chances(self, scores: Floats, left: NDArray[np.bool_]) -> Floats:
+        """[m] chance of each banner to be taken now, 0 for those not left; they sum to 1.
+
+        Args:
+            scores: [H, m]; each row is as likely to decide as any other. Higher is better, ties go to the earlier one.
+            left: [m] which are left; at least one.
+        """
+        among = np.where(left, scores, -np.inf)
+        best = among.max(axis=1, keepdims=True)
+        if self.temperature:
+            shares = np.exp((among - best) / self.temperature)
+            decided = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
+        else:
+            decided = np.bincount(among.argmax(axis=1), minlength=scores.shape[1]) / len(scores)
+        chances: Floats = self.exploration * left / left.sum() + (1.0 - self.exploration) * decided
+        return chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,41 +57,68 @@ class Slate:
     Attributes:
         items: [n] indices into the scores that were given.
         propensities: [n] probability of each item at its position, given the items above it.
+        likeliest: [n] whether no other that was left had a higher one.
     """
 
-    items: NDArray[np.int64]
-    propensities: NDArray[np.float64]
+    items: Ints
+    propensities: Floats
+    likeliest: NDArray[np.bool_]
 
 
-def draw_slate(scores: NDArray[np.float64], n: int, exploration: float, rng: np.random.Generator) -> Slate:
-    """ε-greedy without replacement: at each position the best remaining item, or a uniform one with probability ε.
+def draw_slate(
+    scores: Floats, n: int, policy: Policy, rng: np.random.Generator, similarity: Floats | None = None
+) -> Slate:
+    """Draw without replacement, position by position.
 
     Args:
-        scores: [m] one score a candidate; higher is better, ties go to the earlier one.
+        scores: [m] one score a candidate, or [H, m] one a candidate and draw from the posterior.
         n: positions to fill; fewer are filled when there are fewer candidates.
-        exploration: ε in [0, 1]; with ε > 0 every candidate has a positive propensity, as off-policy evaluation needs.
+        policy: how scores become chances.
         rng: source of chance, so that a caller can replay a draw.
+        similarity: [m, m] in [0, 1], for a policy with diversity.
     """
-    remaining = list(np.argsort(-scores, kind="stable"))
-    count = min(n, len(remaining))
-    items = np.empty(count, dtype=np.int64)
-    propensities = np.empty(count, dtype=np.float64)
+    return _filled(scores, min(n, scores.shape[-1]), policy, similarity, lambda _, chances: _drawn(chances, rng))
+
+
+def slate_propensities(scores: Floats, items: Ints, policy: Policy, similarity: Floats | None = None) -> Floats:
+    """[n] propensity of each position of a slate that another policy drew, as ``draw_slate`` would have had it."""
+    return _filled(scores, len(items), policy, similarity, lambda position, _: int(items[position])).propensities
+
+
+def new_banner_boost(impressions: Floats, boost: float, until: float) -> Floats:
+    """What to multiply scores with: 1 + boost for a banner never shown, falling to 1 at ``until`` impressions.
+
+    It ends by itself: from there on a banner earns its place.
+
+    Args:
+        impressions: [m] how often each was shown; NaN counts as never.
+    """
+    shown = np.nan_to_num(impressions)
+    share: Floats = np.maximum(0.0, 1.0 - shown / until) if until else np.zeros_like(shown)
+    return 1.0 + boost * share
+
+
+def _filled(
+    scores: Floats, count: int, policy: Policy, similarity: Floats | None, take: Callable[[int, Floats], int]
+) -> Slate:
+    """The slate whose item at each position is what ``take`` says, given the position and the chances."""
+    own = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    left = np.ones(own.shape[1], dtype=bool)
+    alike = np.zeros(own.shape[1])
+    items, propensities = np.empty(count, dtype=np.int64), np.empty(count)
+    likeliest = np.empty(count, dtype=bool)
     for position in range(count):
-        left = len(remaining)
-        place = int(rng.integers(left)) if rng.random() < exploration else 0
-        items[position] = remaining.pop(place)
-        propensities[position] = exploration / left + (1.0 - exploration) * (place == 0)
-    return Slate(items, propensities)
+        chances = policy.chances(own - policy.diversity * alike, left)
+        item = take(position, chances)
+        items[position], propensities[position] = item, chances[item]
+        likeliest[position] = chances[item] == chances.max()
+        left[item] = False
+        if policy.diversity and similarity is not None:
+            alike = np.maximum(alike, similarity[item])
+    return Slate(items, propensities, likeliest)
 
 
-def slate_propensities(
-    scores: NDArray[np.float64], items: NDArray[np.int64], exploration: float
-) -> NDArray[np.float64]:
-    """Propensity of each position of a slate that another policy drew, as ``draw_slate`` would have had it; [n]."""
-    remaining = list(np.argsort(-scores, kind="stable"))
-    result = np.empty(len(items), dtype=np.float64)
-    for position, item in enumerate(items):
-        place = remaining.index(int(item))
-        result[position] = exploration / len(remaining) + (1.0 - exploration) * (place == 0)
-        remaining.pop(place)
-    return result
+def _drawn(chances: Floats, rng: np.random.Generator) -> int:
+    rising = np.cumsum(chances)
+    # From the right: a chance of 0 has no width and is never hit, whatever the sum's last digit.
+    return int(np.searchsorted(rising, rng.random() * rising[-1], side="right"))

@@ -49,18 +49,16 @@ def recommend(
         return []
     matrix = bundle.matrix(visitor, rows, banner_counts, context)
     scores = bundle.ranker.predict(matrix)
-    slate = draw_slate(scores, n, bundle.exploration, rng)
+    alike = bundle.similarity(rows) if bundle.policy.diversity else None
+    slate = draw_slate(bundle.appeal(scores, rows, banner_counts), n, bundle.policy, rng, alike)
     placed = [
         Placed(int(rows[item]), position, float(scores[item]), float(slate.propensities[position]), matrix[item], [])
         for position, item in enumerate(slate.items)
     ]
     if explain:
         contributions = bundle.ranker.contributions(matrix[slate.items])
-        for banner, shares in zip(placed, contributions, strict=True):
-            # With no more than the uniform share of the draw, it was not the best of those left.
-            left = len(rows) - banner.position
-            explored = left > 1 and banner.propensity <= bundle.exploration / left
-            banner.reasons.extend(reasons(bundle, banner.row, banner.features, shares, visitor, explored))
+        for banner, shares, likeliest in zip(placed, contributions, slate.likeliest, strict=True):
+            banner.reasons.extend(reasons(bundle, banner.row, banner.features, shares, visitor, not likeliest))
     return placed
 
 

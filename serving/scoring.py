@@ -98,7 +98,7 @@ class Scorer:
         return Running(
             bundle=self.tag,
             policy=manifest["policy"]["name"],
-            exploration=self.bundle.exploration,
+            exploration=self.bundle.policy.exploration,
             banners=len(self.bundle.catalogue),
             trained_until=manifest["trained_until"],
             snapshot=manifest["snapshot"],

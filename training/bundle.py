@@ -24,6 +24,7 @@ from features.matrix import (
 )
 from marquee import contract
 from marquee.errors import BundleError
+from marquee.policy import Floats, Policy, new_banner_boost
 from training.catalogue import Catalogue
 from training.ranker import Ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
@@ -51,7 +52,9 @@ class Bundle:
         self.ranker = ranker
         self.encoding = Encoding.from_dict(manifest["encoding"])
         self.catalogue = Catalogue.from_rows(manifest["catalogue"])
-        self.exploration: float = manifest["policy"]["exploration"]
+        told = manifest["policy"]
+        self.policy = Policy(told["exploration"], told.get("temperature", 0.0), told.get("diversity", 0.0))
+        self.boost = (told.get("new_banner_boost", 0.0), told.get("new_banner_impressions", 1.0))
         self.candidates: int = manifest["policy"]["candidates"]
         self.banner_shares = category_matrix(self.catalogue.category_mixes, self.encoding.categories)
         known = {banner: row + 1 for row, banner in enumerate(manifest["banners_seen"])}
@@ -102,6 +105,18 @@ class Bundle:
         shares = self.visitor_shares(visitor)
         matrix: NDArray[np.float32] = ranker_matrix(columns, shares, self.banner_shares[rows], self.encoding.base_rate)
         return matrix
+
+    def appeal(self, scores: Floats, rows: NDArray[np.int64], banner_counts: dict[str, Floats]) -> Floats:
+        """[n] what the policy draws by: click probabilities, raised for new banners where the policy says so."""
+        raised: Floats = scores * new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
+        return raised
+
+    def similarity(self, rows: NDArray[np.int64]) -> Floats:
+        """[n, n] cosine of what the banners advertise, 0 to 1."""
+        shares = self.banner_shares[rows].astype(np.float64)
+        lengths = np.linalg.norm(shares, axis=1, keepdims=True)
+        own = np.divide(shares, lengths, out=np.zeros_like(shares), where=lengths > 0)
+        return np.asarray(np.clip(own @ own.T, 0.0, 1.0))
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into an existing folder."""

@@ -83,23 +83,34 @@ def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[s
     """Off-policy value of the bundle's policy at the first position of each logged slate in the test part.
 
     Only first positions are replayed: there the probability of the logged banner does not depend on any other.
+    ``value`` is the self-normalised estimate; ``estimates`` holds every estimator's, None for "cannot say".
     Banner counts stay as they were known when the window began, as a policy deployed then would have had them.
     """
     frame = data.frame.iloc[data.split.test]
     first = (frame["position"].to_numpy() == 0) & frame["propensity"].notna().to_numpy()
     rows = data.split.test[first]
     if not len(rows):
-        return {"value": None, "ess": 0.0, "rows": 0, "logged": None}
+        return {"value": None, "ess": 0.0, "rows": 0, "logged": None, "estimates": {}}
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_REQUESTS)).astype(np.int64))]
     counts = banner_counts(settings, bundle.catalogue, data.split.test_starts_at)
-    parts = np.array_split(rows, max(1, len(rows) // 500))
-    target = np.concatenate([_probability_of_logged(data, bundle, counts, part) for part in parts])
+    parts = [_replayed(data, bundle, counts, part) for part in np.array_split(rows, max(1, len(rows) // 500))]
+    target, q_taken, q_target = np.concatenate(parts, axis=1)
     logged = data.frame["propensity"].to_numpy(np.float64)[rows]
     rewards = data.clicked[rows].astype(np.float64)
     visitors = data.frame["visitor_id"].to_numpy(str)[rows]
     value, ess = ope.policy_value(rewards, target, logged, visitors, settings.seed)
+    estimates = ope.policy_values(
+        ope.LoggedActions(rewards, logged, target, visitors, q_taken, q_target), settings.seed
+    )
     mean = bootstrap(metrics.weighted_mean(rewards), visitors, settings.seed)
-    return {"value": _as_dict(value) if value else None, "ess": ess, "rows": len(rows), "logged": _as_dict(mean)}
+    return {
+        "value": _as_dict(value) if value else None,
+        "ess": ess,
+        "rows": len(rows),
+        "logged": _as_dict(mean),
+        "mean_weight": float((target / logged).mean()),
+        "estimates": {name: _as_dict(one) if one else None for name, one in estimates.items()},
+    }
 
 
 def embedding_ids(data: Dataset) -> NDArray[np.int64]:
@@ -119,8 +130,12 @@ def raw_visitor(data: Dataset, row: int) -> dict[str, Any] | None:
     return {name: values[name] for name in VISITOR_FIELDS}
 
 
-def _probability_of_logged(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: NDArray[np.int64]) -> Floats:
-    """[n] probability with which the bundle's policy puts each row's banner first."""
+def _replayed(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: NDArray[np.int64]) -> Floats:
+    """What the bundle would do and expect at the first position of each row's request; [3, n].
+
+    The chance that its policy puts the logged banner first, the ranker's click probability of the logged banner, and
+    the mean of its click probabilities under the policy. The ranker, fitted on earlier rows, is the reward model.
+    """
     n, size = len(rows), len(bundle.catalogue)
     candidates = _retrieved(data, bundle, rows)
     columns = frame_columns(data.frame.iloc[rows], bundle.encoding)
@@ -131,10 +146,12 @@ def _probability_of_logged(data: Dataset, bundle: Bundle, counts: dict[str, Floa
     shares = np.repeat(data.visitor_shares[rows], size, axis=0)
     matrix = ranker_matrix(repeated, shares, np.tile(bundle.banner_shares, (n, 1)), bundle.encoding.base_rate)
     scores = bundle.ranker.predict(matrix).reshape(n, size)
-    best = np.where(candidates, scores, -np.inf).argmax(axis=1)
-    own, drawn = data.banner_rows[rows], candidates.sum(axis=1)
-    chance = bundle.exploration / np.maximum(drawn, 1) + (1.0 - bundle.exploration) * (best == own)
-    return np.where(candidates[np.arange(n), own], chance, 0.0)
+    appeal = bundle.appeal(scores, np.arange(size), counts)
+    chances = np.zeros((n, size))  # a request without candidates gets no banner, and earns nothing
+    for row in np.flatnonzero(candidates.any(axis=1)):
+        chances[row] = bundle.policy.chances(appeal[row][None], candidates[row])
+    each, own = np.arange(n), data.banner_rows[rows]
+    return np.stack([chances[each, own], scores[each, own], (chances * scores).sum(axis=1)])
 
 
 def _retrieved(data: Dataset, bundle: Bundle, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -122,7 +122,15 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
         "category_titles": read_category_titles(settings, data.encoding.categories),
         # Row r of the embedding is banner r − 1 of this list; an empty name was never shown while fitting.
         "banners_seen": [b if i else "" for b, i in zip(data.catalogue.banner_ids, seen, strict=True)],
-        "policy": {"name": "epsilon-greedy", "exploration": settings.exploration, "candidates": settings.candidates},
+        "policy": {
+            "name": "softmax" if settings.temperature else "epsilon-greedy",
+            "exploration": settings.exploration,
+            "temperature": settings.temperature,
+            "diversity": settings.diversity,
+            "new_banner_boost": settings.new_banner_boost,
+            "new_banner_impressions": settings.new_banner_impressions,
+            "candidates": settings.candidates,
+        },
         "trained_until": str(data.frame["impressed_at"].max()),
     }
 

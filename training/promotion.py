@@ -15,7 +15,7 @@ from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS
 from marquee import contract
 from marquee.errors import BundleError, GateError
 from marquee.settings import Settings
-from training import registry
+from training import ope, registry
 from training.bundle import Bundle, Context
 from training.dataset import Dataset, banner_counts, load_dataset
 from training.eligibility import eligible_banners
@@ -106,6 +106,8 @@ def _off_policy(policy: dict[str, Any]) -> Check:
     if policy["value"] is None:
         # Too little overlap is no evidence either way; it must not read as a number, and it does not block.
         about = f"cannot say: {policy['ess']:.0f} effective of {policy['rows']} logged requests are too few"
+        if policy["ess"] >= ope.LEAST_EFFECTIVE_SAMPLE:
+            about = f"cannot say: mean weight {policy['mean_weight']:.2f}, not 1, or too few visitors carry it"
         return Check("off-policy value", None, None, True, about)
     low, logged = policy["value"]["low"], policy["logged"]["low"]
     return Check("off-policy value", low, logged, low >= logged, about)

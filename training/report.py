@@ -34,14 +34,21 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f" original formula {retrieval['recall_original']:.3f},"
             f" blended with the towers {retrieval['recall_blend']:.3f}"
         )
-    if policy["value"]:
-        lines.append(
-            f"off-policy     first position {interval(policy['value'])} against logged {interval(policy['logged'])},"
-            f" {policy['ess']:.0f} effective of {policy['rows']:,}"
-        )
-    else:
-        lines.append(f"off-policy     cannot say: {policy['ess']:.0f} effective of {policy['rows']:,} logged requests")
-    return lines
+    return lines + _policy_lines(policy)
+
+
+def _policy_lines(policy: dict[str, Any]) -> list[str]:
+    """The off-policy estimates, none where the log cannot say; bundles of older versions know only the first."""
+    effective = f"{policy['ess']:.0f} effective of {policy['rows']:,}"
+    if not policy["value"]:
+        mass = f", mean weight {policy['mean_weight']:.2f}" if "mean_weight" in policy else ""
+        return [f"off-policy     cannot say: {effective} logged requests{mass}"]
+    value, logged = interval(policy["value"]), interval(policy["logged"])
+    shown = [f"{name} {interval(one)}" for name, one in policy.get("estimates", {}).items() if one]
+    return [
+        f"off-policy     first position {value} against logged {logged}, {effective}",
+        *(f"  estimates    {', '.join(shown[first : first + 4])}" for first in range(0, len(shown), 4)),
+    ]
 
 
 def write_report(settings: Settings, tag: str, report: dict[str, Any], ctr: dict[str, Interval] | None = None) -> Path:

@@ -28,6 +28,7 @@ COMPOSITION_ROOT = {
     *("marquee/cli.py", "marquee/upkeep.py", "marquee/demo.py", "marquee/overview.py", "marquee/dag_runs.py"),
     *("marquee/forget.py", "marquee/traces.py", "marquee/bench.py", "marquee/bench_options.py"),
     "marquee/sessions.py",
+    "marquee/similar.py",
 }
 """Files that bring all packages together; they too do it inside functions."""
 FIRST_PARTY = {*PACKAGES, "dags", "tests"}
@@ -221,11 +222,13 @@ def test_folders_that_are_no_packages_stay_none() -> None:
 HEAVY = ("tensorflow", "feast", "great_expectations", "airflow", "bentoml", "dbt", "duckdb")
 ARRAYS_ONLY = (
     "marquee.contract",
+    "marquee.linear_bandit",
     "marquee.policy",
     "marquee.settings",
     "features.matrix",
     "training.metrics",
     "training.ope",
+    "training.slate_ope",
     "training.eligibility",
 )
 SCORING = ("serving.recommend", "serving.reasons")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import metrics, ope
+from training import metrics
 
 
 @pytest.mark.parametrize(
@@ -65,28 +65,3 @@ def test_interval_covers_a_known_mean_at_about_its_rate() -> None:
         estimate = metrics.bootstrap(metrics.weighted_mean(values), groups, seed)
         covered += estimate.low <= 1.0 <= estimate.high
     assert covered >= 50, "ignoring the groups would cover about 40 of 60"
-
-
-def test_snips_and_ips_by_hand() -> None:
-    rewards, weights = np.array([1.0, 0.0, 1.0]), np.array([2.0, 1.0, 0.0])
-    assert ope.ips(rewards, weights) == pytest.approx(2 / 3)
-    assert ope.snips(rewards, weights) == pytest.approx(2 / 3)
-    assert ope.snips(rewards, np.zeros(3)) != ope.snips(rewards, np.zeros(3))  # NaN
-    assert ope.effective_sample(weights) == pytest.approx(9 / 5)
-    assert ope.effective_sample(np.zeros(3)) == 0
-
-
-def test_off_policy_value_recovers_the_truth_and_refuses_to_guess() -> None:
-    rng, n = np.random.default_rng(1), 8_000
-    rates = np.array([0.1, 0.3, 0.6])
-    actions = rng.integers(3, size=n)
-    rewards = (rng.random(n) < rates[actions]).astype(float)
-    target = np.array([0.1, 0.1, 0.8])
-    groups = np.arange(n).astype(str)
-    estimate, size = ope.policy_value(rewards, target[actions], np.full(n, 1 / 3), groups, seed=1)
-    assert estimate is not None
-    assert estimate.low < float(rates @ target) < estimate.high
-    assert size > ope.LEAST_EFFECTIVE_SAMPLE
-    few, size = ope.policy_value(rewards[:90], target[actions[:90]], np.full(90, 1 / 3), groups[:90], seed=1)
-    assert few is None
-    assert size < ope.LEAST_EFFECTIVE_SAMPLE

@@ -74,13 +74,13 @@ def banner(number: int, category: str, **other: Any) -> dict[str, Any]:
     } | other
 
 
-def bundle(rows: list[dict[str, Any]], exploration: float = 0.05, candidates: int = 50) -> Bundle:
+def bundle(rows: list[dict[str, Any]], exploration: float = 0.05, candidates: int = 50, **policy: float) -> Bundle:
     manifest = {
         "encoding": Encoding(CATEGORIES, ("home", "cart"), contract.DEVICES, 0.05).to_dict(),
         "catalogue": rows,
         "category_titles": {},
         "banners_seen": [row["banner_id"] for row in rows],
-        "policy": {"name": "epsilon-greedy", "exploration": exploration, "candidates": candidates},
+        "policy": {"name": "epsilon-greedy", "exploration": exploration, "candidates": candidates, **policy},
     }
     return Bundle(manifest, towers(len(rows)), taste_ranker(), {})
 
@@ -115,6 +115,25 @@ def test_the_liked_banners_come_first_and_each_place_knows_its_inputs() -> None:
     assert inputs["hours_since_seen"] == pytest.approx(10.0)
     assert inputs["position"] == 0.0
     assert inputs["hour_of_day"] == 10.0
+
+
+def test_diversity_keeps_the_like_apart() -> None:
+    rows = [banner(number, CATEGORIES[number % 3]) for number in range(9)]
+    slate = ask(bundle(rows, exploration=0.0, diversity=2.0), 3, visitor(tents=0.6, boots=0.4))
+    assert sorted(placed.row % 3 for placed in slate) == [0, 1, 2]
+    assert [placed.row % 3 for placed in slate][:2] == [2, 1]
+    assert [placed.propensity for placed in slate] == [1.0, 1.0, 1.0]
+
+
+def test_a_new_banner_is_raised_until_it_was_shown_often_enough() -> None:
+    made = bundle(
+        [banner(number, "bags") for number in range(3)], 0.0, new_banner_boost=0.5, new_banner_impressions=100
+    )
+    for shown, first in ((np.nan, 2), (99.0, 2), (100.0, 0)):
+        counts = {name: np.array([100.0, 100.0, shown]) for name in BANNER_COUNTS}
+        slate = recommend(made, Context("home", "mobile", AT), 1, visitor(bags=1.0), counts, request_rng("r1"))
+        assert (slate[0].row, slate[0].propensity) == (first, 1.0)
+        assert slate[0].score == pytest.approx(ask(made, 1, visitor(bags=1.0))[0].score)
 
 
 def test_retrieval_hands_on_the_nearest_only() -> None:
