@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from training.interactions import Floats, Interactions, Ints, Queries, places
 from training.neural import Dropout, LazyAdam, fit_epochs, keras, seeded, set_weights, tf, weights_of
 from training.recommender import PLAIN, Fitting, Recommender
+
+SHOWN: Final = 5_000_000
+"""Events that a fit shows, unless told its epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class SequenceSettings:
     Attributes:
         dimensions: size of the items' embeddings and of the state.
         length: newest events of a history that are read.
-        epochs: passes over the data.
+        epochs: passes over the data; 0 for as many as show five million events, at least 10 and at most 200.
         batch: histories in a training step.
         learning_rate: of Adam, falling to a tenth along half a cosine.
         dropout: share of the embeddings' cells left out while training.
@@ -37,7 +40,7 @@ class SequenceSettings:
 
     dimensions: int = 100
     length: int = 20
-    epochs: int = 10
+    epochs: int = 0
     batch: int = 512
     learning_rate: float = 4e-3
     dropout: float = 0.3
@@ -82,7 +85,7 @@ class SequenceRecommender(Recommender):
         seeded(self.settings.seed)
         self.item_ids = train.item_ids
         self._build(np.bincount(train.items, minlength=train.item_count))
-        self._fit_on(train, fitting, self.settings.epochs)
+        self._fit_on(train, fitting, self._epochs(train))
         return self
 
     def update(self, new: Interactions, fitting: Fitting = PLAIN) -> Self:
@@ -99,7 +102,7 @@ class SequenceRecommender(Recommender):
             own.assign(values)
         for own, others in zip(self.network.encoder.weights, old.encoder.weights, strict=True):
             own.assign(others)
-        self._fit_on(new, fitting, max(1, self.settings.epochs // 5))
+        self._fit_on(new, fitting, max(1, self._epochs(new) // 5))
         return self
 
     def score(self, queries: Queries) -> Floats:
@@ -147,6 +150,10 @@ class SequenceRecommender(Recommender):
         signature = [tf.TensorSpec([None, None], tf.int64), tf.TensorSpec([None], tf.int64)]
         self._encode_last = tf.function(self.network.last_states, input_signature=signature)
         self._items, self._bias = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
+
+    def _epochs(self, train: Interactions) -> int:
+        """Few events need many passes: after ten over a thousand sessions the network has learnt next to nothing."""
+        return self.settings.epochs or int(np.clip(SHOWN // max(1, len(train)), 10, 200))
 
     def _remember(self) -> None:
         """Keep the items' side as arrays, so that scoring is one product."""
