@@ -5,6 +5,7 @@ Environment wins over the file. An unknown key in either is an error that names 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import tomllib
@@ -112,8 +113,7 @@ def load_settings(home: Path | None = None, **overrides: Any) -> Settings:
     known = set(Settings.model_fields)
     unknown = sorted(k for k in os.environ if k.startswith(PREFIX) and k[len(PREFIX) :].lower() not in known)
     if unknown:
-        names = ", ".join(PREFIX + key.upper() for key in sorted(known))
-        raise SettingsError(f"unknown setting {unknown[0]}; known ones: {names}")
+        raise SettingsError(f"unknown setting {unknown[0]}; {_meant(unknown[0], [PREFIX + k.upper() for k in known])}")
     given = {key: value for key, value in overrides.items() if value is not None}
     if home is not None:
         given["home"] = home
@@ -136,8 +136,15 @@ def _read_file(path: Path, known: set[str]) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     for key in values:
         if key not in known:
-            raise SettingsError(f"{path}: unknown setting {key!r}; known ones: {', '.join(sorted(known))}")
+            raise SettingsError(f"{path}: unknown setting {key!r}; {_meant(key, list(known))}")
     return values
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """The known names most like it; all of them would be a page."""
+    alike = difflib.get_close_matches(name, known, n=3)
+    listed = "docs/operations.md lists them all"
+    return f"did you mean {' or '.join(alike)}? {listed}" if alike else listed
 
 
 def has_own_lineage_backend(environment: Mapping[str, str]) -> bool:
