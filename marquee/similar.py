@@ -9,7 +9,7 @@ import typer
 
 from marquee import bench_options as of
 from marquee import console
-from marquee.errors import MarqueeError
+from marquee.errors import MarqueeError, SettingsError
 from marquee.options import Home, Json, command_settings
 from marquee.settings import Settings
 
@@ -34,9 +34,10 @@ def similar_items(
 ) -> None:
     """Show what is like an item and likely to please one visitor, and how good such lists are on held-out events."""
     settings = command_settings(home, after=None if data else "transform", seed=seed)
+    fresh = _model(model, changes or [], settings.seed)
     with console.progress("fit similar items", None, settings.quiet):
         events = _events(data, columns, format, settings)
-        found = _found(events, item, visitor, k, seen, _model(model, changes or [], settings.seed))
+        found = _found(events, item, visitor, k, seen, fresh)
     rows: list[list[object]] = [
         [one["item"], *(f"{one[name]:.2f}" for name in ("log_odds", "by_similarity", "by_taste"))]
         for one in found["similar"]
@@ -53,8 +54,11 @@ def _model(name: str, changes: list[str], seed: int) -> Any:
     from training.harness.model_list import chosen_models, parse_settings, with_common
     from training.recommender import model_class
 
-    names = chosen_models(name)
-    return lambda: model_class(name)(**with_common(names, parse_settings(changes), seed=seed)[name])
+    chosen = parse_settings(changes)
+    if other := next((one for one in chosen if one != name), None):
+        raise SettingsError(f"--set names {other}, which is not --model {name}")
+    settings = with_common(chosen_models(name), chosen, seed=seed)[name]
+    return lambda: model_class(name)(**settings)
 
 
 def _events(data: Path | None, columns: str, format: str, settings: Settings) -> Any:
@@ -99,7 +103,9 @@ def _found(events: Any, item: str, visitor: str | None, k: int, seen: bool, mode
 def _place(ids: Any, name: str | None, what: str) -> int:
     import numpy as np
 
-    place = int(np.searchsorted(ids, str(name)))
-    if place == len(ids) or ids[place] != name:
+    from training.interactions import places
+
+    place = int(places(ids, np.array([str(name)]))[0])
+    if place < 0:
         raise MarqueeError(f"no event has the {what} {name!r}; the first {what}s are {', '.join(map(str, ids[:3]))}")
     return place

@@ -179,6 +179,7 @@ class TestVerb:
             (["i04", "--visitor", "x"], "no event has the visitor 'x'; the first visitors are u000, u001, u002"),
             (["i04", "--model", "ease"], "ease has no item vectors, so it cannot tell which items are alike"),
             (["i04", "--model", "alls"], "there is no model 'alls'"),
+            (["i04", "--set", "bpr.factors=4"], "--set names bpr, which is not --model als"),
         ],
     )
     def test_what_is_wrong_is_one_line(self, words: list[str], message: str, events: Path, tmp_path: Path) -> None:
