@@ -6,13 +6,15 @@ Run as a script, this file builds it: the tools leave state behind in a process 
 from __future__ import annotations
 
 import fcntl
+import inspect
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -31,6 +33,25 @@ def _own_environment() -> Iterator[None]:
     """A verb called in the test's own process sets variables for the tools; the next test must not find them."""
     with mock.patch.dict(os.environ):
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+    """The same for what many tests share: it is set up before a test's own environment begins, and must leave none.
+
+    What yields may set variables while it lasts; what returns may not.
+    """
+    if fixturedef.scope == "function":
+        return (yield)
+    before = mock.patch.dict(os.environ)
+    before.start()
+    if inspect.isgeneratorfunction(fixturedef.func):
+        fixturedef.addfinalizer(before.stop)
+        return (yield)
+    try:
+        return (yield)
+    finally:
+        before.stop()
 
 
 @pytest.fixture(scope="session")
