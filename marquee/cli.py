@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from marquee import bench, console, sessions, similar, upkeep
+from marquee import bench, console, experiments, promotions, sessions, similar, upkeep
 from marquee.errors import MarqueeError, NothingToDo, SettingsError
-from marquee.options import Home, Json, given_reason
+from marquee.options import Home, Json
 from marquee.options import command_settings as _settings
 from marquee.settings import Settings
 
@@ -57,6 +56,12 @@ app.command(
     "   |   marquee similar-items p0042 --data events.csv --model bpr --k 20 --json",
 )(similar.similar_items)
 
+app.command(
+    "experiment",
+    epilog="Examples:  marquee experiment hero --control champion --planned 20000"
+    "   |   marquee experiment hero --metric value_per_session --fixed-horizon --until 2026-03-01 --json",
+)(experiments.experiment)
+
 DAYS = ["%Y-%m-%d"]
 
 
@@ -91,7 +96,7 @@ def simulate(
         return
     from ingestion.files import write_tables
 
-    simulator = Simulator(seed=settings.seed, events=settings.events)
+    simulator = Simulator(settings.seed, settings.events, difficulty=settings.difficulty)
     with console.progress("simulate", settings.events, settings.quiet) as advance:
         counts = write_tables(simulator.read(), out, advance)
     lines = [f"{table}: {count:,} rows" for table, count in counts.items()]
@@ -232,66 +237,20 @@ def evaluate(
     console.show({"bundle": tag, "report": str(page), **report}, lines, as_json)
 
 
-@app.command(epilog='Example:  marquee promote --by ada   |   marquee promote TAG --override "replaces a broken one"')
-def promote(
-    tag: Annotated[str | None, typer.Argument(help="A bundle; the one trained last if not given.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who asks; recorded.")] = None,
-    override: Annotated[str | None, typer.Option(help="A reason to promote although a check fails; recorded.")] = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Let the gate judge a bundle and make it champion; a running service follows within a second."""
-    why = None if override is None else given_reason(override, "--override")
-    settings = _settings(home, after=None if tag else "train", existing=True)
-    from dataclasses import asdict
-
-    from training.pipeline import require_latest_bundle
-    from training.promotion import promote as ask
-
-    tag = tag or require_latest_bundle(settings)
-    checks = ask(settings, tag, by or getpass.getuser(), why)
-    rows: list[list[object]] = [
-        [
-            c.name,
-            "–" if c.value is None else f"{c.value:.4g}",
-            "–" if c.threshold is None else f"{c.threshold:.4g}",
-            "passed" if c.passed else "FAILED",
-            c.about,
-        ]
-        for c in checks
-    ]
-    lines = [f"{tag} is champion", console.table("", ["check", "value", "limit", "verdict", "what it is"], rows)]
-    console.show({"champion": tag, "checks": [asdict(c) for c in checks]}, lines, as_json)
-
-
-@app.command(epilog='Example:  marquee rollback --by ada --reason "clicks fell after noon"')
-def rollback(
-    reason: Annotated[str, typer.Option(help="Why; recorded.")],
-    by: Annotated[str | None, typer.Option(help="Who asks; recorded.")] = None,
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Make the champion before the present one champion again."""
-    why = given_reason(reason)
-    settings = _settings(home, after="promote")
-    from training.registry import roll_back
-
-    now = datetime.now(UTC).replace(tzinfo=None)
-    tag = roll_back(settings, by or getpass.getuser(), why, now)
-    console.show({"champion": tag}, [f"{tag} is champion again"], as_json)
-
-
-@app.command(epilog="Example:  marquee history")
-def history(home: Home = None, as_json: Json = False) -> None:
-    """List every promotion, refusal and rollback, oldest first."""
-    from dataclasses import asdict
-
-    from training.registry import history as read
-
-    lines = read(_settings(home, existing=True))
-    rows: list[list[object]] = [[line.at, line.action, line.tag, line.by, line.reason] for line in lines]
-    text = console.table("", ["at (UTC)", "what", "bundle", "by", "why"], rows) if rows else "nothing promoted yet"
-    console.show({"history": [asdict(line) for line in lines]}, [text], as_json)
+app.command(
+    "promote", epilog='Example:  marquee promote --by ada   |   marquee promote TAG --override "replaces a broken one"'
+)(promotions.promote)
+app.command("shadow", epilog="Examples:  marquee shadow TAG   |   marquee shadow   |   marquee shadow --end --by ada")(
+    promotions.shadow
+)
+app.command(
+    "canary",
+    epilog='Examples:  marquee canary TAG --share 0.05   |   marquee canary --end --reason "clicks fell"',
+)(promotions.canary)
+app.command("rollback", epilog='Example:  marquee rollback --by ada --reason "clicks fell after noon"')(
+    promotions.rollback
+)
+app.command("history", epilog="Example:  marquee history")(promotions.history)
 
 
 @app.command(epilog="Examples:  marquee serve   |   marquee serve --port 3100 --as-of 2026-02-02T12:00:00")

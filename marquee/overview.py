@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,7 @@ def overview(settings: Settings) -> dict[str, Any]:
     from training import registry
 
     bundles = registry.bundles(settings) if settings.bentos.exists() else []
-    state = {"bundles": bundles, "champion": registry.champion(settings)}
+    state = {"bundles": bundles, **asdict(registry.roles(settings))}
     return {"home": str(settings.home)} | _warehouse(settings) | state
 
 
@@ -95,6 +96,10 @@ group by batch_id, source, status, reason, batch_number order by batch_number
 def overview_lines(found: dict[str, Any]) -> list[str]:
     """The same for a person."""
     lines = [f"home      {found['home']}", f"champion  {found['champion'] or 'none yet'}"]
+    if found["canary"]:
+        lines.append(f"canary    {found['canary']}, {found['share']:.1%} of the visitors")
+    if found["shadow"]:
+        lines.append(f"shadow    {found['shadow']}")
     if not found["batches"]:
         where = "" if Path(found["home"]).exists() else " (there is no such folder; --home or MARQUEE_HOME names it)"
         return [*lines, f"nothing ingested yet{where}: try `marquee ingest --source simulator`"]

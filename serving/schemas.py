@@ -198,3 +198,6 @@ class Running(BaseModel):
     banners: int
     trained_until: str
     snapshot: str
+    canary: str | None = Field(description="Bundle that answers a share of the visitors.")
+    canary_share: float
+    shadow: str | None = Field(description="Bundle that is scored beside the answer, unseen.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,28 +17,19 @@ from marquee.errors import BundleError, GateError
 from marquee.settings import Settings
 from training import ope, registry
 from training.bundle import Bundle, Context
+from training.check import Check
+from training.comparison import COMPARED, HARM_MARGIN, compare
 from training.dataset import Dataset, banner_counts, load_dataset
-from training.eligibility import eligible_banners
-from training.evaluation import raw_visitor
+from training.evaluation import raw_visitor, request_context
 from training.registry import Promotion
+from training.soundness import sound
 
 CALIBRATION_LIMIT = 0.75
 """Share of the click rate by which probabilities may be off on average; real campaigns drift by half of it."""
 SKEW_LIMIT = 1e-6
 LATENCY_LIMIT_MS = 50.0
+LATENCY_REQUESTS, LATENCY_TRIES = 100, 3
 SIZE_LIMIT_MB = 200.0
-HARM_MARGIN = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One row of the gate: what was measured, its limit, and whether it passed."""
-
-    name: str
-    value: float | None
-    threshold: float | None
-    passed: bool
-    about: str
 
 
 def judge(settings: Settings, tag: str) -> list[Check]:
@@ -46,11 +37,11 @@ def judge(settings: Settings, tag: str) -> list[Check]:
     folder = registry.bundle_folder(settings, tag)
     bundle = Bundle.load(folder)
     data = load_dataset(settings)
-    present = registry.champion(settings)
     return [
         *_quality(bundle.report),
+        *sound(data, bundle),
         _off_policy(bundle.report["policy"]),
-        _not_worse(settings, bundle.report, present if present != tag else None),
+        *_against_champion(settings, data, bundle, tag),
         _skew(data, bundle),
         _latency(settings, data, bundle),
         _size(folder),
@@ -70,18 +61,65 @@ def promote(settings: Settings, tag: str, by: str, override: str | None = None) 
     Raises:
         GateError: a check failed and no reason to override was given.
     """
+    checks, reason = _passed(settings, tag, by, override, "promoted")
+    if registry.champion(settings) != tag:
+        registry.record(settings, _line(tag, "promoted", by, reason, checks))
+    return checks
+
+
+def start_canary(settings: Settings, tag: str, share: float, by: str, override: str | None = None) -> list[Check]:
+    """Let the bundle answer a share of the visitors, each for good, if the gate lets it; recorded as a promotion is.
+
+    A share that grows keeps the visitors it had.
+
+    Raises:
+        GateError: a check failed and no reason to override was given, or the bundle is the champion.
+    """
+    if registry.require_champion(settings) == tag:
+        raise GateError(f"{tag} is the champion and answers everybody: choose another bundle for the canary")
+    checks, reason = _passed(settings, tag, by, override, "made canary")
+    registry.record(settings, _line(tag, "canary", by, reason, checks, share))
+    return checks
+
+
+def start_shadow(settings: Settings, tag: str, by: str) -> None:
+    """Score the bundle beside the champion, seen by nobody: it must load, and pass nothing else.
+
+    Raises:
+        BundleError: there is no champion yet, no such bundle, or this version cannot serve it.
+    """
+    registry.require_champion(settings)
+    registry.load_bundle(settings, tag)
+    registry.record(settings, _line(tag, "shadow", by, "scored beside the champion", []))
+
+
+def end_trial(settings: Settings, role: Literal["canary", "shadow"], by: str, reason: str) -> str:
+    """End the canary or the shadow; returns its tag.
+
+    Raises:
+        BundleError: there is none.
+    """
+    tag: str | None = getattr(registry.roles(settings), role)
+    if tag is None:
+        raise BundleError(f"there is no {role} to end; `marquee status` says what is in force")
+    registry.record(settings, _line(tag, f"{role} ended", by, reason, []))
+    return tag
+
+
+def _passed(settings: Settings, tag: str, by: str, override: str | None, wanted: str) -> tuple[list[Check], str]:
+    """The gate's rows, and why the bundle may pass; a refusal is recorded and raised."""
     checks = judge(settings, tag)
     failed = [check for check in checks if not check.passed]
-    at = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
-    rows: list[dict[str, Any]] = [asdict(check) for check in checks]
     if failed and override is None:
         names = "; ".join(f"{check.name}: {_shown(check)} ({check.about})" for check in failed)
-        registry.record(settings, Promotion(tag, "refused", at, by, names, rows))
-        raise GateError(f"{tag} was not promoted. {names}")
-    if registry.champion(settings) != tag:
-        reason = f"override: {override}" if failed else "all checks passed"
-        registry.record(settings, Promotion(tag, "promoted", at, by, reason, rows))
-    return checks
+        registry.record(settings, _line(tag, "refused", by, names, checks))
+        raise GateError(f"{tag} was not {wanted}. {names}")
+    return checks, f"override: {override}" if failed else "all checks passed"
+
+
+def _line(tag: str, action: str, by: str, reason: str, checks: list[Check], share: float | None = None) -> Promotion:
+    at = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+    return Promotion(tag, action, at, by, reason, [asdict(check) for check in checks], share)
 
 
 def _shown(check: Check) -> str:
@@ -113,19 +151,30 @@ def _off_policy(policy: dict[str, Any]) -> Check:
     return Check("off-policy value", low, logged, low >= logged, about)
 
 
-def _not_worse(settings: Settings, report: dict[str, Any], present: str | None) -> Check:
-    about = "AUC against the champion's, both on their later window"
-    if present is None:
-        return Check("not worse than champion", None, None, True, "there is no other champion yet")
+def _against_champion(settings: Settings, data: Dataset, bundle: Bundle, tag: str) -> list[Check]:
+    present = registry.champion(settings)
+    if present is None or present == tag:
+        return [Check(name, None, None, True, "there is no other champion yet") for name in COMPARED]
     try:
-        # Its report alone: a champion made for other features cannot be loaded, and must not be in force for ever.
         folder = registry.bundle_folder(settings, present)
     except BundleError as error:
-        return Check("not worse than champion", None, None, False, f"the champion cannot be read: {error}")
+        first = Check(COMPARED[0], None, None, False, f"the champion cannot be read: {error}")
+        return [first, *(Check(name, None, None, True, "cannot say: no champion to read") for name in COMPARED[1:])]
+    try:
+        champion = Bundle.load(folder)
+    except BundleError:
+        # Made for other features: it cannot be loaded, and must not be in force for ever.
+        return _against_report(bundle.report, folder)
+    return compare(settings, data, bundle, champion)
+
+
+def _against_report(report: dict[str, Any], folder: Path) -> list[Check]:
+    about = "AUC against the champion's, made for other features, each on its own later window"
     champion = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     threshold = champion["ranker"]["auc"]["low"] - HARM_MARGIN
     value = report["ranker"]["auc"]["value"]
-    return Check("not worse than champion", value, threshold, value >= threshold, about)
+    rest = [Check(name, None, None, True, "cannot say: the champion was made for other features") for name in COMPARED]
+    return [Check(COMPARED[0], value, threshold, value >= threshold, about), *rest[1:]]
 
 
 def _skew(data: Dataset, bundle: Bundle, count: int = 200) -> Check:
@@ -134,8 +183,7 @@ def _skew(data: Dataset, bundle: Bundle, count: int = 200) -> Check:
     position = contract.RANKER_FEATURES.index("position")
     worst = 0.0
     for row in rows:
-        values = data.frame.iloc[row]
-        context = Context(values["placement_id"], values["device"], np.datetime64(values["impressed_at"], "us"))
+        values, context = data.frame.iloc[row], request_context(data, row)
         own = data.banner_rows[row : row + 1]
         counts = {name: np.full(len(bundle.catalogue), values[name], dtype=np.float64) for name in BANNER_COUNTS}
         served = bundle.matrix(raw_visitor(data, row), own, counts, context)[0].astype(np.float64)
@@ -147,20 +195,21 @@ def _skew(data: Dataset, bundle: Bundle, count: int = 200) -> Check:
     return Check("skew", worst, SKEW_LIMIT, worst <= SKEW_LIMIT, about)
 
 
-def _latency(settings: Settings, data: Dataset, bundle: Bundle, count: int = 100) -> Check:
+def _latency(settings: Settings, data: Dataset, bundle: Bundle) -> Check:
     counts = banner_counts(settings, bundle.catalogue, data.split.test_starts_at)
     visitor = dict.fromkeys((*COUNTS, *RESPONSE_COUNTS), 1.0) | {"category_affinity": "{}", "last_seen_at": None}
-    at = data.split.test_starts_at
-    context = Context(bundle.encoding.placements[0], "mobile", at)
-    eligible = eligible_banners(bundle.catalogue, context.placement_id, at)
-    taken = []
-    for _ in range(count):
-        start = time.perf_counter()
-        rows = bundle.retrieve(visitor, eligible)
-        if len(rows):
-            bundle.ranker.predict(bundle.matrix(visitor, rows, counts, context))
-        taken.append((time.perf_counter() - start) * 1e3)
-    value = float(np.percentile(taken, 99))
+    context = Context(bundle.encoding.placements[0], "mobile", data.split.test_starts_at)
+    value = np.inf
+    for _ in range(LATENCY_TRIES):
+        taken = []
+        for _ in range(LATENCY_REQUESTS):
+            start = time.perf_counter()
+            bundle.ranking(visitor, counts, context)
+            taken.append((time.perf_counter() - start) * 1e3)
+        # What else ran on the machine makes a try slower, never faster.
+        value = min(value, float(np.percentile(taken, 99)))
+        if value <= LATENCY_LIMIT_MS:
+            break
     return Check("latency", value, LATENCY_LIMIT_MS, value <= LATENCY_LIMIT_MS, "99th percentile of scoring, in ms")
 
 

@@ -1,4 +1,4 @@
-"""Bundles in the BentoML store, and the append-only record of which of them is champion (docs/adr/0004)."""
+"""Bundles in the BentoML store, and the append-only record of what each of them is for (docs/adr/0004)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,11 @@ NAME = "banner_bundle"
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """One line of the record: which bundle became champion, when (UTC), by whom, why, and on what evidence."""
+    """One line of the record: what became of which bundle, when (UTC), by whom, why, and on what evidence.
+
+    ``action`` is one of "promoted", "refused", "rolled back", "shadow", "shadow ended", "canary", "canary ended";
+    ``share`` is a canary's of the visitors.
+    """
 
     tag: str
     action: str
@@ -33,6 +38,34 @@ class Promotion:
     by: str
     reason: str
     checks: list[dict[str, Any]]
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which bundle answers, which answers a share of the visitors, and which is scored beside them, unseen."""
+
+    champion: str | None = None
+    canary: str | None = None
+    share: float = 0.0
+    shadow: str | None = None
+
+    def after(self, line: Promotion) -> Roles:
+        """The roles once that line is in the record."""
+        match line.action:
+            case "promoted":
+                kept = self if line.tag != self.canary else replace(self, canary=None, share=0.0)
+                return replace(kept, champion=line.tag, shadow=None if line.tag == self.shadow else self.shadow)
+            case "rolled back":
+                # Whoever rolls back wants what is known to be good, for everybody.
+                return replace(self, champion=line.tag, canary=None, share=0.0)
+            case "canary":
+                return replace(self, canary=line.tag, share=line.share or 0.0)
+            case "canary ended":
+                return replace(self, canary=None, share=0.0)
+            case "shadow" | "shadow ended":
+                return replace(self, shadow=line.tag if line.action == "shadow" else None)
+        return self
 
 
 def store_bundle(settings: Settings, folder: Path) -> str:
@@ -96,18 +129,10 @@ def bundles(settings: Settings) -> list[str]:
 
 def record(settings: Settings, promotion: Promotion) -> None:
     """Append a line; durable when this returns."""
+    values = asdict(promotion) | {"checks": json.dumps(promotion.checks)}
     with _connect(settings) as connection:
-        connection.execute(
-            "insert into promotions (tag, action, at, by, reason, checks) values (?, ?, ?, ?, ?, ?)",
-            (
-                promotion.tag,
-                promotion.action,
-                promotion.at,
-                promotion.by,
-                promotion.reason,
-                json.dumps(promotion.checks),
-            ),
-        )
+        names, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+        connection.execute(f"insert into promotions ({names}) values ({places})", values)  # noqa: S608 - own names
 
 
 def history(settings: Settings) -> list[Promotion]:
@@ -115,14 +140,22 @@ def history(settings: Settings) -> list[Promotion]:
     if not settings.registry.exists():
         return []
     with _connect(settings) as connection:
-        rows = connection.execute("select tag, action, at, by, reason, checks from promotions order by id").fetchall()
-    return [Promotion(tag, action, at, by, why, json.loads(checks)) for tag, action, at, by, why, checks in rows]
+        columns = "tag, action, at, by, reason, checks, share"
+        rows = connection.execute(f"select {columns} from promotions order by id").fetchall()  # noqa: S608 - own names
+    return [
+        Promotion(tag, action, at, by, why, json.loads(checks), share)
+        for tag, action, at, by, why, checks, share in rows
+    ]
+
+
+def roles(settings: Settings) -> Roles:
+    """What the record says now."""
+    return reduce(Roles.after, history(settings), Roles())
 
 
 def champion(settings: Settings) -> str | None:
     """Tag of the bundle in force, or None before the first promotion."""
-    in_force = [line.tag for line in history(settings) if line.action in ("promoted", "rolled back")]
-    return in_force[-1] if in_force else None
+    return roles(settings).champion
 
 
 def require_champion(settings: Settings) -> str:
@@ -164,8 +197,13 @@ def _connect(settings: Settings) -> Iterator[sqlite3.Connection]:
         with connection:
             connection.execute(
                 "create table if not exists promotions (id integer primary key, tag text not null, "
-                "action text not null, at text not null, by text not null, reason text not null, checks text not null)"
+                "action text not null, at text not null, by text not null, reason text not null, checks text not null, "
+                "share real)"
             )
+            # A record begun before there were canaries has no such column.
+            if "share" not in {row[1] for row in connection.execute("pragma table_info(promotions)")}:
+                with suppress(sqlite3.OperationalError):  # another process may have added it since
+                    connection.execute("alter table promotions add column share real")
             yield connection
     finally:
         connection.close()

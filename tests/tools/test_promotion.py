@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -18,12 +19,15 @@ from ingestion.load import admit_batch, ingest
 from marquee import contract
 from marquee.errors import BundleError, GateError
 from marquee.settings import Settings
-from training import promotion, registry
+from training import comparison, promotion, registry
 from training.bundle import Bundle
-from training.dataset import load_dataset
+from training.calibration import Platt, fit_calibration
+from training.comparison import HARM_MARGIN
+from training.dataset import Dataset, load_dataset
 from training.pipeline import assemble_bundle, require_latest_bundle
 from training.promotion import Check, judge, promote
-from training.ranker import Calibration, Ranker, RankerSettings, fit_ranker
+from training.ranker import Ranker, RankerSettings, fit_ranker
+from training.soundness import sound
 
 pytestmark = pytest.mark.tools
 CHECKS = (
@@ -31,8 +35,13 @@ CHECKS = (
     "auc above popular",
     "log loss",
     "calibration",
+    "own report",
+    "leakage",
+    "robustness",
     "off-policy value",
     "not worse than champion",
+    "segment harm",
+    "list stability",
     "skew",
     "latency",
     "size",
@@ -116,15 +125,14 @@ def test_a_ranker_fitted_on_shuffled_labels_is_refused(settings: Settings, hones
 
 def test_probabilities_four_times_too_high_are_refused(settings: Settings) -> None:
     ranker = Ranker.load(settings.home / "training")
-    known = ranker.calibration
-    Ranker(ranker.booster, Calibration(known.slope, known.intercept + np.log(4))).save(settings.home / "training")
+    data = load_dataset(settings)
+    told = ranker.booster.inplace_predict(data.matrix, validate_features=False)
+    known = fit_calibration(told, data.clicked)
+    assert isinstance(known, Platt)
+    Ranker(ranker.booster, replace(known, intercept=known.intercept + np.log(4))).save(settings.home / "training")
     names = refused(settings, assemble_bundle(settings))
     assert names >= {"calibration", "log loss"}
     assert not names & {"auc above chance", "auc above popular", "skew"}, "the order of the banners is unharmed"
-
-
-def worse_than(champion: dict[str, Any]) -> None:
-    champion["ranker"]["auc"] |= {"low": 0.95, "value": 0.96, "high": 0.97}
 
 
 def value_of(low: float) -> Callable[[dict[str, Any]], None]:
@@ -141,11 +149,107 @@ def test_an_off_policy_value_below_the_logged_one_is_refused(settings: Settings,
     assert failed(judge(settings, edited(settings, honest, "report.json", value_of(0.06)))) == set()
 
 
+def fitted(settings: Settings, change: Callable[[Dataset], Dataset], rounds: int = 500) -> str:
+    """A bundle whose ranker was fitted on other data than it should, and whose report is its own."""
+    fit_ranker(change(load_dataset(settings)), RankerSettings(rounds=rounds)).save(settings.home / "training")
+    return assemble_bundle(settings)
+
+
+def without_matches(data: Dataset) -> Dataset:
+    """Who likes what is not to be seen."""
+    matrix = data.matrix.copy()
+    for name in ("affinity_match", "affinity_cosine"):
+        matrix[:, contract.RANKER_FEATURES.index(name)] = 0.0
+    return replace(data, matrix=matrix)
+
+
+def with_the_future(data: Dataset) -> Dataset:
+    """The held-out window is learned by heart."""
+    everything = np.arange(len(data.clicked))
+    split = replace(data.split, train=np.tile(data.split.test, 20), validation=everything)
+    return replace(data, split=split)
+
+
 def test_a_bundle_worse_than_the_champion_is_refused(settings: Settings, honest: str) -> None:
-    strong = edited(settings, honest, "report.json", worse_than)
-    promote(settings, strong, "ada")
-    assert refused(settings, honest) == {"not worse than champion"}
-    promote(settings, twin(settings, strong), "ada")
+    promote(settings, honest, "ada")
+    worse = fitted(settings, without_matches)
+    assert refused(settings, worse) >= {"not worse than champion"}
+    rows = {check.name: check for check in judge(settings, worse)}
+    assert (rows["not worse than champion"].value or 0.0) < -HARM_MARGIN
+    promote(settings, twin(settings, honest), "ada")
+
+
+def test_a_ranker_that_knows_the_future_is_refused(settings: Settings, honest: str) -> None:
+    deep = RankerSettings(max_depth=12, min_child_weight=1.0, learning_rate=0.3, rounds=80)
+    fit_ranker(with_the_future(load_dataset(settings)), deep).save(settings.home / "training")
+    assert "leakage" in refused(settings, assemble_bundle(settings))
+
+
+def test_a_report_that_is_not_the_bundles_own_is_refused(settings: Settings, honest: str) -> None:
+    def boast(report: dict[str, Any]) -> None:
+        report["ranker"]["auc"] |= {"low": 0.9, "value": 0.91, "high": 0.92}
+
+    assert refused(settings, edited(settings, honest, "report.json", boast)) == {"own report"}
+
+
+def test_harm_to_one_segment_is_refused_and_named(
+    settings: Settings, honest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same model for most visitors, the opposite of it for those of one segment."""
+    data, bundle = load_dataset(settings), registry.load_bundle(settings, honest)
+    rows = data.split.test
+    visitors = data.frame["visitor_id"].to_numpy(str)[rows]
+    segments = np.where(np.array([int(visitor[1:]) % 3 for visitor in visitors]) == 0, "loyal", "new")
+    monkeypatch.setattr(comparison, "_segments", lambda *_: segments)
+    other = bundle.ranker.predict(data.matrix[rows])
+    own = np.where(segments == "loyal", -other, other)
+    check = comparison._segment_harm(settings, data, rows, own, other)
+    assert not check.passed
+    assert "surely worse: loyal" in check.about
+    assert comparison._segment_harm(settings, data, rows, other, other).passed
+
+
+def test_segments_are_those_of_the_warehouse(settings: Settings) -> None:
+    data = load_dataset(settings)
+    rows = np.arange(len(data.clicked))
+    segments = comparison._segments(settings, data, rows)
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        told = connection.execute(
+            "select visitor_id, segment from marts.visitors join marts.customer_segments using (customer_id)"
+        ).fetchall()
+    visitors = data.frame["visitor_id"].to_numpy(str)
+    known = {visitor: segment for visitor, segment in told if visitor in set(visitors)}
+    assert len(set(known.values())) > 3
+    assert all(segments[visitors == visitor][0] == segment for visitor, segment in known.items())
+    assert set(segments) == {*known.values(), comparison.NO_SEGMENT}
+
+
+def test_a_list_that_has_nothing_of_the_champions_is_told(settings: Settings, honest: str) -> None:
+    data, bundle = load_dataset(settings), registry.load_bundle(settings, honest)
+    turned = registry.load_bundle(settings, honest)
+    turned.worth = -turned.worth
+    same = comparison._list_stability(settings, data, data.split.test, bundle, bundle)
+    assert (same.value, same.passed) == (1.0, True)
+    assert "rank correlation 1.00" in same.about
+    opposite = comparison._list_stability(settings, data, data.split.test, turned, bundle)
+    assert not opposite.passed
+    assert "rank correlation -0." in opposite.about, "trees tie, so it is not -1"
+
+
+def test_numbers_a_little_off_may_not_turn_the_order(settings: Settings, honest: str) -> None:
+    data, bundle = load_dataset(settings), registry.load_bundle(settings, honest)
+
+    class Fragile:
+        """Decides by the last digits of a number."""
+
+        def predict(self, matrix: Any) -> Any:
+            known = {row.tobytes(): click for row, click in zip(data.matrix[data.split.test], clicked, strict=True)}
+            return np.array([0.9 if known.get(row.tobytes(), False) else 0.1 for row in matrix])
+
+    clicked = data.clicked[data.split.test]
+    bundle.ranker = Fragile()  # type: ignore[assignment]
+    verdicts = {check.name: check.passed for check in sound(data, bundle)}
+    assert verdicts == {"own report": False, "leakage": False, "robustness": False}
 
 
 def test_features_served_otherwise_than_trained_are_refused(settings: Settings, honest: str) -> None:

@@ -38,7 +38,7 @@ from marquee import contract
 from marquee.errors import BundleError, MarqueeError
 from marquee.process import free_port, running_service
 from marquee.settings import Settings
-from serving import scoring
+from serving import lineup
 from serving.schemas import Events, RecommendRequest
 from serving.scoring import Scorer
 from training import registry
@@ -460,7 +460,7 @@ def test_without_a_champion_the_service_ends_with_one_line(copied: Callable[[Pat
 @pytest.fixture
 def preview(copied: Callable[[Path], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
     """A scorer on a copy of its own, which looks for news at every request."""
-    monkeypatch.setattr(scoring, "CHAMPION_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(lineup, "FOLLOW_SECONDS", 0.0)
     settings = copied(tmp_path / "home")
     promote(settings, require_latest_bundle(settings), "ada")
     return Scorer(settings, stream=None)
@@ -489,7 +489,7 @@ def test_counts_of_banners_are_read_again_while_the_champion_stays(preview: Scor
     open_store(Settings(home=tmp_path / "home")).write_to_online_store("banner_features_28d", frame)
     preview.running()
     assert np.array_equal(preview.banner_counts[name], known, equal_nan=True), "not at every request"
-    preview._count_at = 0.0
+    preview._lineup.champion._count_at = 0.0
     preview.running()
     assert (preview.banner_counts[name] == 7.0).all()
 
@@ -499,10 +499,10 @@ def test_a_worker_starts_without_its_online_store_and_takes_the_counts_once_it_i
 ) -> None:
     """Also a worker that runs when the store goes away and a new champion comes."""
     monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.2)
-    monkeypatch.setattr(scoring, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(lineup, "PAUSE_SECONDS", 0.2)
     port = free_port("127.0.0.1", 0)
     url = SecretStr(f"redis://127.0.0.1:{port}/0")
-    settings = preview._settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
+    settings = preview.settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
     visitor, placement = frequent_visitors(settings)[0]
     request = RecommendRequest(visitor_id=visitor, placement=placement, n=2)
     worker = Scorer(settings, stream=None)
@@ -516,11 +516,11 @@ def test_a_worker_starts_without_its_online_store_and_takes_the_counts_once_it_i
         for name, counts in preview.banner_counts.items():
             assert np.array_equal(worker.banner_counts[name], counts, equal_nan=True)
         assert np.nansum(worker.banner_counts[BANNER_COUNTS[0]]) > 1000
-    worker._count_at = 0.0
+    worker._lineup.champion._count_at = 0.0
     assert worker.recommend(request).fallback == "features_unavailable"
     assert np.nansum(worker.banner_counts[BANNER_COUNTS[0]]) > 1000, "known ones stay"
     another = another_bundle(settings)
-    promote(preview._settings, another, "ada", override="the store is down")
+    promote(preview.settings, another, "ada", override="the store is down")
     answer = worker.recommend(request)
     assert (answer.bundle, answer.fallback, len(answer.slate)) == (another, "features_unavailable", 2)
 
@@ -535,7 +535,7 @@ def test_a_store_that_never_answers_holds_up_one_request_and_not_for_long(previe
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)
         url = SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        settings = preview._settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
+        settings = preview.settings.model_copy(update={"online_store": "valkey", "valkey_url": url})
         worker = Scorer(settings, stream=None)
         took = []
         for _ in range(5):

@@ -1,0 +1,139 @@
+"""A bundle scored beside the one that answers: what it would have shown, and how long it took. Nobody sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from marquee.errors import BundleError
+from marquee.settings import Settings
+from serving.lineup import LOG, Standing
+from serving.recommend import recommend, request_rng
+from training.bundle import Context
+
+WAITING: Final = 200
+"""Requests that may wait; further ones are left out, so that a slow shadow costs the answers nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a shadow did so far: requests scored and failed, the mean share of the shown banners that it would have
+    shown too and of slates that it would have begun alike, and the 99th percentile of its time in ms."""
+
+    bundle: str
+    requests: int
+    errors: int
+    overlap: float | None
+    same_first: float | None
+    p99_ms: float | None
+    first_error: str = ""
+
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        told = [f"shadow {self.bundle}: {self.requests:,} requests scored, {self.errors:,} failed"]
+        if self.overlap is not None:
+            told.append(
+                f"it would have shown {self.overlap:.1%} of the banners shown, {self.same_first:.1%} at the top"
+            )
+            told.append(f"99 % of its answers took {self.p99_ms:.1f} ms at most")
+        return [*told, *([f"first failure: {self.first_error}"] if self.first_error else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answered request. It names no visitor, so that there is nothing to erase."""
+
+    request_id: str
+    context: Context
+    n: int
+    visitor: dict[str, Any] | None
+    shown: list[str]
+    at: datetime
+
+
+class Shadow:
+    """One thread that scores requests after they were answered, and a file of what it found."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = settings.shadow
+        self._waiting: queue.Queue[tuple[Standing, Seen]] = queue.Queue(WAITING)
+        threading.Thread(target=self._work, name="shadow", daemon=True).start()
+
+    def ask(self, standing: Standing, seen: Seen) -> None:
+        """Leave a request to the shadow; at once, whatever the shadow does."""
+        try:
+            self._waiting.put_nowait((standing, seen))
+        except queue.Full:
+            LOG.warning("the shadow %s is too slow: a request was left out", standing.tag)
+
+    def drain(self) -> None:
+        """Wait until all that was asked is written."""
+        self._waiting.join()
+
+    def _work(self) -> None:
+        while True:
+            standing, seen = self._waiting.get()
+            try:
+                self._write(standing.tag, _scored(standing, seen))
+            except Exception as error:  # a shadow must not end with its first mistake
+                LOG.error("the shadow %s failed: %s", standing.tag, error)
+            finally:
+                self._waiting.task_done()
+
+    def _write(self, tag: str, line: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with shadow_file(self._folder, tag, os.getpid()).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def shadow_file(folder: Path, tag: str, process: int) -> Path:
+    """Where one process keeps what it saw of one shadow."""
+    return folder / f"{tag.partition(':')[2]}-{process}.jsonl"
+
+
+def _scored(standing: Standing, seen: Seen) -> dict[str, Any]:
+    line: dict[str, Any] = {"request_id": seen.request_id, "at": seen.at.isoformat(), "shown": seen.shown}
+    since = time.perf_counter()
+    try:
+        counts, rng = standing.banner_counts, request_rng(seen.request_id)
+        placed = recommend(standing.bundle, seen.context, seen.n, seen.visitor, counts, rng, explain=False)
+    except Exception as error:  # told, as it would have been an error page
+        return line | {"error": f"{type(error).__name__}: {error}"}
+    ids = standing.bundle.catalogue.banner_ids
+    return line | {"would": [ids[one.row] for one in placed], "ms": round((time.perf_counter() - since) * 1e3, 3)}
+
+
+def compare_shadow(settings: Settings, tag: str | None) -> Compared:
+    """What the shadow's files hold, of all processes.
+
+    Raises:
+        BundleError: there is no shadow.
+    """
+    if tag is None:
+        raise BundleError("there is no shadow; start one with `marquee shadow TAG`")
+    files = sorted(settings.shadow.glob(shadow_file(settings.shadow, tag, 0).name.replace("-0.", "-*.")))
+    lines = [json.loads(line) for file in files for line in _whole_lines(file)]
+    failed = [line["error"] for line in lines if "error" in line]
+    scored = [line for line in lines if "would" in line and line["shown"]]
+    if not scored:
+        return Compared(tag, 0, len(failed), None, None, None, failed[0] if failed else "")
+    overlap = np.mean([len({*line["would"]} & {*line["shown"]}) / len(line["shown"]) for line in scored])
+    first = np.mean([line["would"][:1] == line["shown"][:1] for line in scored])
+    slow = np.percentile([line["ms"] for line in scored], 99)
+    return Compared(
+        tag, len(scored), len(failed), float(overlap), float(first), float(slow), failed[0] if failed else ""
+    )
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """A last line without its end belongs to a process that was killed, or that writes it now."""
+    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
