@@ -21,7 +21,7 @@ def configured_source(settings: Settings) -> Source:
         SourceError: an unknown name, or a file source without a path.
     """
     if settings.source == Simulator.name:
-        return Simulator(seed=settings.seed, events=settings.events)
+        return Simulator(settings.seed, settings.events, difficulty=settings.difficulty)
     if settings.source in SOURCES and settings.source_path is None:
         raise SourceError(f"source {settings.source} needs a path: give --path, or set MARQUEE_SOURCE_PATH")
     if settings.source not in SOURCES:

@@ -58,8 +58,15 @@ class Simulator:
     name = "simulator"
     about = "A shop with known truth: seeded, of any size from 1,000 to 10,000,000 events."
 
-    def __init__(self, seed: int = 7, events: int = 60_000, days: int = 28, start: date = date(2026, 1, 5)) -> None:
-        self.world = World(WorldSettings(seed, events, days, start))
+    def __init__(
+        self,
+        seed: int = 7,
+        events: int = 60_000,
+        days: int = 28,
+        start: date = date(2026, 1, 5),
+        difficulty: str = "usual",
+    ) -> None:
+        self.world = World(WorldSettings(seed, events, days, start, difficulty))
         self.end_at = self.world.start_at + timedelta(days=days)
         self._prior: NDArray[np.uint16] | None = None
 

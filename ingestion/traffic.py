@@ -6,12 +6,13 @@ of every impression a function of the log itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ingestion.world import CATEGORY_TITLES, SLOTS, Floats, Ints, World
+from ingestion.world import CATEGORY_TITLES, CURIOSITY, SLOTS, Floats, Ints, World
 from marquee import contract
 
 Rows = NDArray[np.void]
@@ -31,20 +32,33 @@ DAY: Final = 86_400 * SECOND
 HOME, CART, FIRST_CATEGORY = 0, 1, 2
 FIRST_PRODUCT: Final = FIRST_CATEGORY + len(CATEGORY_TITLES)
 
+Choose = Callable[[Rows, Rows], tuple[Ints, Floats]]
+"""From the pages that ask for a slate, [n], and the day's product views so drawn, to banners and propensities,
+[n, positions]; -1 where a page has no such position, NaN where the propensity is not known."""
 HOURS: Final = np.array([3, 2, 1, 1, 1, 2, 4, 7, 10, 12, 13, 13, 13, 12, 12, 12, 13, 14, 16, 19, 21, 18, 12, 6])
 SLATE_RATE: Final = 0.8
 FAVOURITE_RATE, CART_RATE, ORDER_RATE = 0.03, 0.12, 0.45
 BOT_CLICK_RATE: Final = 0.03
 
 
-def draw_day(world: World, day: int, prior: NDArray[np.uint16], sessions: int, rng: np.random.Generator) -> Rows:
-    """All events of one day in time order, [n] of ``EVENT``; ``prior`` is [V, B] impressions of earlier days."""
+def draw_day(
+    world: World,
+    day: int,
+    prior: NDArray[np.uint16],
+    sessions: int,
+    rng: np.random.Generator,
+    choose: Choose | None = None,
+) -> Rows:
+    """All events of one day in time order, [n] of ``EVENT``; ``prior`` is [V, B] impressions of earlier days.
+
+    Slates are uniformly random unless ``choose`` says which; the pages that people open are the same either way.
+    """
     pages = _pages(world, day, sessions, rng)
     slated = pages[(pages["page"] < FIRST_PRODUCT) & (rng.random(len(pages)) < SLATE_RATE)]
-    shown = _impressions(world, slated, day, 0, rng)
-    clicks, landings = _clicks(world, shown, prior, rng)
     looked = pages[pages["page"] >= FIRST_PRODUCT]
     looked = _follow("product_view", looked, 0.2, product=looked["page"] - FIRST_PRODUCT, page=looked["page"])
+    shown = _impressions(world, slated, day, 0, rng) if choose is None else _chosen(choose, slated, looked, 0)
+    clicks, landings = _clicks(world, shown, prior, rng)
     views = np.concatenate([looked, landings])
     views = views[~world.is_bot[views["visitor"]]]
     liked = views[rng.random(len(views)) < FAVOURITE_RATE]
@@ -54,7 +68,10 @@ def draw_day(world: World, day: int, prior: NDArray[np.uint16], sessions: int, r
     wanted = views[world.is_available[views["product"]] & (rng.random(len(views)) < CART_RATE)]
     carts = _follow("cart", wanted, rng.uniform(3, 12, len(wanted)), product=wanted["product"], page=wanted["page"])
     cart_pages = _follow("page_view", carts, rng.uniform(1, 4, len(carts)), page=CART)
-    cart_shown = _impressions(world, cart_pages, day, len(slated), rng)
+    if choose is None:
+        cart_shown = _impressions(world, cart_pages, day, len(slated), rng)
+    else:
+        cart_shown = _chosen(choose, cart_pages, views, len(slated))
     cart_clicks, cart_landings = _clicks(world, cart_shown, prior, rng)
     orders = _orders(world, carts, sessions, rng)
     browsing = (pages, shown, clicks, landings, looked, favourites, carts)
@@ -104,7 +121,7 @@ def _page_numbers(world: World, visitor: Ints, is_first: NDArray[np.bool_], rng:
     """Which page each view shows: people follow their tastes and what is popular, bots neither."""
     count, categories, bot = len(visitor), len(CATEGORY_TITLES), world.is_bot[visitor]
     taste = np.cumsum(world.tastes[visitor], axis=1) < rng.random(count)[:, None]
-    curious = bot | (rng.random(count) < 0.1)
+    curious = bot | (rng.random(count) < CURIOSITY[world.settings.difficulty])
     category = np.where(curious, rng.integers(0, categories, count), np.minimum(taste.sum(axis=1), categories - 1))
     # Popularity scaled to 1 a category and added up: category c owns the stretch from c to c + 1.
     total = np.bincount(world.product_category, world.popularity)
@@ -120,7 +137,7 @@ def _page_numbers(world: World, visitor: Ints, is_first: NDArray[np.bool_], rng:
 def _impressions(world: World, pages: Rows, day: int, first_request: int, rng: np.random.Generator) -> Rows:
     """A uniform random slate of eligible banners for each page, drawn without replacement."""
     number = first_request + np.arange(len(pages))
-    placement = np.where(pages["page"] == HOME, 0, np.where(pages["page"] == CART, 2, 1))
+    placement = placements(pages)
     parts = [np.repeat(BLANK, 0)]
     for p, slots in enumerate(SLOTS):
         here, eligible = placement == p, np.flatnonzero(world.eligible(p, day))
@@ -133,6 +150,25 @@ def _impressions(world: World, pages: Rows, day: int, first_request: int, rng: n
             taken = np.column_stack([taken, drawn])
             where = {"page": pages["page"][here], "placement": p, "position": position, "request": number[here]}
             parts.append(_follow("impression", pages[here], 0.3, banner=eligible[drawn], propensity=1 / left, **where))
+    return np.concatenate(parts)
+
+
+def placements(pages: Rows) -> Ints:
+    """Number of the placement that each page which asks for a slate has, [n]."""
+    return np.where(pages["page"] == HOME, 0, np.where(pages["page"] == CART, 2, 1))
+
+
+def _chosen(choose: Choose, pages: Rows, views: Rows, first_request: int) -> Rows:
+    """The impressions of the slates that ``choose`` gives each page."""
+    banners, propensities = choose(pages, views)
+    number, placement = first_request + np.arange(len(pages)), placements(pages)
+    parts = [np.repeat(BLANK, 0)]
+    for position in range(banners.shape[1]):
+        here = banners[:, position] >= 0
+        where = {"page": pages["page"], "placement": placement, "request": number}
+        shown = _follow("impression", pages[here], 0.3, position=position, **{k: v[here] for k, v in where.items()})
+        shown["banner"], shown["propensity"] = banners[here, position], propensities[here, position]
+        parts.append(shown)
     return np.concatenate(parts)
 
 

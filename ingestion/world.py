@@ -42,8 +42,10 @@ CATEGORY_TITLES: Final = (
 )  # fmt: skip
 DEPARTMENT_TITLES: Final = ("Footwear and clothes", "Accessories", "Sport and play", "Home and technology")
 
-UNIFORM_CLICK_RATE: Final = 0.052
-"""Mean click rate of uniform random slates to unwearied visitors; fatigue takes it to about 0.05 over a log."""
+UNIFORM_CLICK_RATE: Final = {"easy": 0.104, "usual": 0.052, "hard": 0.026}
+"""Mean click rate of uniform random slates to unwearied visitors; fatigue takes the usual one to about 0.05."""
+CURIOSITY: Final = {"easy": 0.03, "usual": 0.1, "hard": 0.3}
+"""Share of page views that tell nothing of who makes them."""
 QUALITY_SPREAD: Final = 0.12
 TASTE_STRENGTH: Final = 0.45
 FATIGUE: Final = 0.15
@@ -59,13 +61,15 @@ class WorldSettings:
     """How large a world is and which one of that size; everything else follows.
 
     Raises:
-        SettingsError: fewer than 1,000 or more than 10,000,000 events, less than one day, or a negative seed.
+        SettingsError: fewer than 1,000 or more than 10,000,000 events, less than one day, a negative seed, or a
+            difficulty that is none.
     """
 
     seed: int = 7
     events: int = 60_000
     days: int = 28
     start: date = date(2026, 1, 5)
+    difficulty: str = "usual"
 
     def __post_init__(self) -> None:
         if not 1_000 <= self.events <= 10_000_000:
@@ -74,6 +78,8 @@ class WorldSettings:
             raise SettingsError(f"days is {self.days}; the simulator needs at least 1")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}; it must be 0 or more")
+        if self.difficulty not in CURIOSITY:
+            raise SettingsError(f"difficulty is {self.difficulty!r}; it must be one of {', '.join(CURIOSITY)}")
 
     @property
     def visitors(self) -> int:
@@ -213,7 +219,8 @@ class World:
             self.base = (low + high) / 2
             at_top = [self.click_probability(visitors, banners, p, 0, 14, 0).mean() for p, banners in enumerate(shows)]
             rate = float(looks @ at_top) / SLOTS.sum()
-            low, high = (low, self.base) if rate > UNIFORM_CLICK_RATE else (self.base, high)
+            wanted = UNIFORM_CLICK_RATE[self.settings.difficulty]
+            low, high = (low, self.base) if rate > wanted else (self.base, high)
 
     def eligible(self, placement: ArrayLike, at_day: ArrayLike) -> Bools:
         """Which banners may stand at a placement, [..., B], ``at_day`` days after the log's start."""

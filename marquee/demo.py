@@ -104,6 +104,7 @@ def _demo_settings(home: Path, source: str, path: Path | None, events: int | Non
     )
     settings = settings.model_copy(update={"service_port": free_port(settings.service_host, settings.service_port)})
     chosen = {"MARQUEE_SOURCE": source, "MARQUEE_EVENTS": str(settings.events), "MARQUEE_SEED": str(settings.seed)}
+    chosen["MARQUEE_DIFFICULTY"] = settings.difficulty
     chosen["MARQUEE_ATTRIBUTION_DAYS"] = str(settings.attribution_days)
     if settings.source_path:
         chosen["MARQUEE_SOURCE_PATH"] = str(settings.source_path)
@@ -202,7 +203,7 @@ def _true_values(settings: Settings, bundle: Any) -> dict[str, dict[str, float]]
     from serving.replay import policy_values
     from serving.scoring import Scorer
 
-    world = Simulator(seed=settings.seed, events=settings.events)
+    world = Simulator(settings.seed, settings.events, difficulty=settings.difficulty)
     requests = world.requests(REQUESTS, settings.seed)
     ids = sorted(set(requests.visitor_id.tolist()))
     visitors = OnlineFeatures(settings).visitors(ids, settings_now(settings))
