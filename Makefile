@@ -10,7 +10,7 @@ DATA ?=
 EVENTS ?=
 SERVE ?=
 
-.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval airflow clean help
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval bench-policy airflow clean help
 
 help:
 	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
@@ -22,6 +22,7 @@ help:
 	@echo "make airflow              Airflow's UI on this installation's DAGs"
 	@echo "make bench-pipeline DATA=DIR   load, build and materialise at volume, against a plain scan; last line JSON"
 	@echo "make bench-retrieval DATA=DIR  the retrieval models on data with known answers; last line JSON"
+	@echo "make bench-policy DATA=DIR     what the policy earns in simulated shops, and what the gate refuses; last line JSON"
 	@echo "make lock                 resolve the dependencies anew"
 
 setup: $(VENV)/.platform
@@ -76,6 +77,9 @@ format: setup-dev
 
 airflow: setup
 	@"$(BIN)/marquee" airflow standalone
+
+bench-policy: setup-dev
+	@"$(BIN)/python" -m benchmarks.policy $(if $(DATA),--data "$(DATA)") $(BENCH)
 
 bench-retrieval: setup-dev
 	@"$(BIN)/python" -m benchmarks.retrieval $(if $(DATA),--data "$(DATA)") $(BENCH)

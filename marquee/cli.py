@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from marquee import bench, console, experiments, promotions, sessions, similar, upkeep
+from marquee import bench, console, experiments, monitor, promotions, sessions, similar, upkeep
 from marquee.errors import MarqueeError, NothingToDo, SettingsError
 from marquee.options import Home, Json
 from marquee.options import command_settings as _settings
@@ -61,6 +61,7 @@ app.command(
     epilog="Examples:  marquee experiment hero --control champion --planned 20000"
     "   |   marquee experiment hero --metric value_per_session --fixed-horizon --until 2026-03-01 --json",
 )(experiments.experiment)
+app.command("monitor", epilog="Examples:  marquee monitor   |   marquee monitor --hours 48 --json")(monitor.monitor)
 
 DAYS = ["%Y-%m-%d"]
 

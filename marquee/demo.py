@@ -183,6 +183,7 @@ def _evaluate(settings: Settings) -> tuple[dict[str, Any], list[str]]:
         auc = {"trained": ranker["auc"]["value"], "trained_low": ranker["auc"]["low"]}
         auc |= {"trained_high": ranker["auc"]["high"]}
         auc |= {"popular": ranker["auc_popular"]["value"], "logistic": ranker["auc_logistic"]["value"]}
+        auc |= {"forest": ranker["auc_forest"]["value"]}
         return {"auc": {name: round(value, 4) for name, value in auc.items()}}, lines
     values = _true_values(settings, bundle)
     write_report(settings, tag, bundle.report, values)

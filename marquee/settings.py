@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marquee.errors import SettingsError
+from marquee.monotone import monotone_signs
 
 PREFIX = "MARQUEE_"
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +36,16 @@ class Settings(BaseSettings):
     source_path: Path | None = Field(None, description="Path of that source's files.")
     seed: int = Field(7, ge=0, description="Seed of the simulator and of training.")
     events: int = Field(200_000, ge=1_000, le=10_000_000, description="Size of the simulated log, in events.")
+    difficulty: Literal["easy", "usual", "hard"] = Field(
+        "usual", description="Of the simulated shop: how often people click, and how much browsing tells of them."
+    )
     dbt_target: str = Field("duckdb", pattern="^(duckdb|postgres|spark)$", description="Which dbt target to build on.")
     postgres_url: SecretStr | None = Field(
         None, description="postgresql://… of the warehouse when dbt_target is postgres."
     )
-    spark_master: str = Field("local[2]", description="Spark master when dbt_target or offline_store is spark.")
+    spark_master: str = Field(
+        "local[2]", description="Spark master when dbt_target, offline_store or ranker_engine is spark."
+    )
     offline_store: Literal["duckdb", "spark"] = Field("duckdb", description="Engine of point-in-time joins.")
     online_store: Literal["sqlite", "valkey"] = Field("sqlite", description="Where online features live.")
     valkey_url: SecretStr | None = Field(None, description="redis://… of Valkey or Redis when online_store is valkey.")
@@ -53,9 +59,28 @@ class Settings(BaseSettings):
     diversity: float = Field(0.0, ge=0, description="What a score loses for a banner just like it above.")
     new_banner_boost: float = Field(0.0, ge=0, description="Share by which scores of banners never shown are raised.")
     new_banner_impressions: float = Field(1_000.0, gt=0, description="Impressions over which that boost falls to 0.")
+    experiment: Path | None = Field(None, description="TOML file of the experiment that the service runs.")
     candidates: int = Field(50, ge=1, description="Banners that retrieval hands to the ranker.")
+    monitor_hours: float = Field(24.0, ge=1, description="Hours of traffic that monitoring looks back on.")
+    alert_webhook: SecretStr | None = Field(None, description="https://… that gets alarms as JSON; a secret.")
+    auto_rollback: bool = Field(False, description="Roll back when the champion's clicks fall or are mispredicted.")
+    rank_by: Literal["clicks", "value"] = Field(
+        "clicks", description="What slates are drawn for: clicks, or the revenue that a click brings on average."
+    )
+    monotone: str = Field(
+        "banner_click_rate:+,visitor_click_rate:+,affinity_match:+,affinity_cosine:+,position:-",
+        description="Features with which the click probability may never fall (+) or rise (-); empty for none.",
+    )
+    ranker_engine: Literal["local", "spark"] = Field("local", description="Where the ranker's trees are fitted.")
+    ranker_workers: int = Field(2, ge=1, description="Spark tasks that fit one tree together.")
     flag_sessions: bool = Field(True, description="Leave sessions out of training rows that look like a bot's.")
     quiet: bool = Field(False, description="No progress bars.")
+
+    @field_validator("monotone")
+    @classmethod
+    def _is_monotone(cls, text: str) -> str:
+        monotone_signs(text)
+        return text
 
     @property
     def warehouse(self) -> Path:
@@ -86,6 +111,11 @@ class Settings(BaseSettings):
     def bentos(self) -> Path:
         """BentoML's stores."""
         return self.home / "bentoml"
+
+    @property
+    def shadow(self) -> Path:
+        """What shadows would have shown."""
+        return self.home / "shadow"
 
     @property
     def lineage_folder(self) -> Path:

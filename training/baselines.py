@@ -1,4 +1,4 @@
-"""What a trained ranker must beat: the popular banner, and a logistic regression on the same inputs."""
+"""What a trained ranker must beat: the popular banner; a logistic regression and a random forest on its own inputs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,21 @@ def logistic(data: Dataset, fit: NDArray[np.int64], rows: NDArray[np.int64], see
         SimpleImputer(strategy="median", keep_empty_features=True),
         StandardScaler(),
         LogisticRegression(C=0.1, max_iter=500, random_state=seed),
+    )
+    model.fit(data.matrix[fit], data.clicked[fit])
+    probabilities: Floats = model.predict_proba(data.matrix[rows])[:, 1]
+    return probabilities
+
+
+def forest(data: Dataset, fit: NDArray[np.int64], rows: NDArray[np.int64], seed: int) -> Floats:
+    """Random forest on the ranker's own matrix, missing values as they are. Breiman (2001).
+
+    Leaves hold 100 impressions or more: of clicks this rare, smaller ones learn chance (AUC was lower with 20 and 50).
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = RandomForestClassifier(
+        n_estimators=100, min_samples_leaf=100, max_features="sqrt", max_samples=0.5, n_jobs=2, random_state=seed
     )
     model.fit(data.matrix[fit], data.clicked[fit])
     probabilities: Floats = model.predict_proba(data.matrix[rows])[:, 1]

@@ -26,6 +26,7 @@ from marquee import contract
 from marquee.errors import BundleError
 from marquee.policy import Floats, Policy, new_banner_boost
 from training.catalogue import Catalogue
+from training.eligibility import eligible_banners
 from training.ranker import Ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
 
@@ -56,6 +57,7 @@ class Bundle:
         self.policy = Policy(told["exploration"], told.get("temperature", 0.0), told.get("diversity", 0.0))
         self.boost = (told.get("new_banner_boost", 0.0), told.get("new_banner_impressions", 1.0))
         self.candidates: int = manifest["policy"]["candidates"]
+        self.worth = _worth(manifest, self.catalogue)
         self.banner_shares = category_matrix(self.catalogue.category_mixes, self.encoding.categories)
         known = {banner: row + 1 for row, banner in enumerate(manifest["banners_seen"])}
         ids = np.array([known.get(banner, 0) for banner in self.catalogue.banner_ids], dtype=np.int64)
@@ -107,9 +109,23 @@ class Bundle:
         return matrix
 
     def appeal(self, scores: Floats, rows: NDArray[np.int64], banner_counts: dict[str, Floats]) -> Floats:
-        """[n] what the policy draws by: click probabilities, raised for new banners where the policy says so."""
-        raised: Floats = scores * new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
+        """[n] what the policy draws by: click probabilities, raised for new banners where the policy says so.
+
+        Where slates are drawn for value, times what a click on the banner is worth in clicks of mean value.
+        """
+        raised: Floats = (
+            scores * self.worth[rows] * new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
+        )
         return raised
+
+    def ranking(self, visitor: dict[str, Any] | None, banner_counts: dict[str, Floats], context: Context) -> list[str]:
+        """Ids of the banners that retrieval hands on, by appeal, best first: the slate were there no chance in it."""
+        rows = self.retrieve(visitor, eligible_banners(self.catalogue, context.placement_id, context.at))
+        if not len(rows):
+            return []
+        scores = self.ranker.predict(self.matrix(visitor, rows, banner_counts, context))
+        order = np.argsort(-self.appeal(scores, rows, banner_counts), kind="stable")
+        return [self.catalogue.banner_ids[row] for row in rows[order]]
 
     def similarity(self, rows: NDArray[np.int64]) -> Floats:
         """[n, n] cosine of what the banners advertise, 0 to 1."""
@@ -144,6 +160,15 @@ class Bundle:
         if manifest.get("feature_service") != feature_service():
             raise BundleError(f"{folder}: reads other feature views than this version serves; train again")
         return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report)
+
+
+def _worth(manifest: dict[str, Any], catalogue: Catalogue) -> Floats:
+    """[B] value of a click over the mean of all, so that temperature and diversity keep their unit; else ones."""
+    if manifest["policy"].get("rank_by", "clicks") == "clicks":
+        return np.ones(len(catalogue))
+    values = np.array([manifest["click_values"][banner] for banner in catalogue.banner_ids], dtype=np.float64)
+    worth: Floats = values / values.mean()
+    return worth
 
 
 def feature_service() -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""What a ranker and towers are worth on a window later than all they were fitted on."""
+"""What towers and the policy are worth on a window later than all they were fitted on."""
 
 from __future__ import annotations
 
@@ -9,42 +9,16 @@ from numpy.typing import NDArray
 
 from features.matrix import COUNTS, VISITOR_FIELDS, Floats, ranker_matrix, seconds
 from marquee.settings import Settings
-from training import baselines, metrics, ope
+from training import metrics, ope
 from training.banner_scores import ProductScores
-from training.bundle import Bundle
+from training.bundle import Bundle, Context
 from training.dataset import Dataset, banner_counts, frame_columns
 from training.eligibility import eligible_banners
-from training.metrics import Estimate, bootstrap
-from training.ranker import Ranker
+from training.metrics import bootstrap
 from training.towers import Towers, banner_inputs, visitor_inputs
 
 MOST_REQUESTS = 20_000
 """Logged requests that the off-policy estimate replays; evenly spaced over the window when there are more."""
-
-
-def evaluate_ranker(data: Dataset, ranker: Ranker, seed: int) -> dict[str, Any]:
-    """AUC with interval beside both baselines, log loss and calibration, on the test part."""
-    test = data.split.test
-    fit = np.concatenate([data.split.train, data.split.validation])
-    clicked = data.clicked[test]
-    probabilities = ranker.predict(data.matrix[test])
-    visitors = data.frame["visitor_id"].to_numpy(str)[test]
-    popular = baselines.popular(data, fit, test)
-    logistic = baselines.logistic(data, fit, test, seed)
-    return {
-        "rows": len(test),
-        "clicks": int(clicked.sum()),
-        "auc": _as_dict(_auc(clicked, probabilities, visitors, seed)),
-        "auc_popular": _as_dict(_auc(clicked, popular, visitors, seed)),
-        "auc_logistic": _as_dict(_auc(clicked, logistic, visitors, seed)),
-        "auc_gain": _as_dict(_auc_gain(clicked, probabilities, popular, visitors, seed)),
-        "log_loss": metrics.log_loss(clicked, probabilities),
-        "log_loss_popular": metrics.log_loss(clicked, popular),
-        "calibration_error": metrics.calibration_error(clicked, probabilities),
-        "mean_probability": float(probabilities.mean()),
-        "click_rate": float(clicked.mean()),
-        "reliability": _reliability(clicked, probabilities),
-    }
 
 
 def evaluate_retrieval(
@@ -104,12 +78,12 @@ def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[s
     )
     mean = bootstrap(metrics.weighted_mean(rewards), visitors, settings.seed)
     return {
-        "value": _as_dict(value) if value else None,
+        "value": value.as_dict() if value else None,
         "ess": ess,
         "rows": len(rows),
-        "logged": _as_dict(mean),
+        "logged": mean.as_dict(),
         "mean_weight": float((target / logged).mean()),
-        "estimates": {name: _as_dict(one) if one else None for name, one in estimates.items()},
+        "estimates": {name: one.as_dict() if one else None for name, one in estimates.items()},
     }
 
 
@@ -120,6 +94,12 @@ def embedding_ids(data: Dataset) -> NDArray[np.int64]:
     seen = np.unique(data.banner_rows[fit])
     ids[seen] = seen + 1
     return ids
+
+
+def request_context(data: Dataset, row: int) -> Context:
+    """Where, when and on what that row's impression was shown."""
+    values = data.frame.iloc[row]
+    return Context(values["placement_id"], values["device"], np.datetime64(values["impressed_at"], "us"))
 
 
 def raw_visitor(data: Dataset, row: int) -> dict[str, Any] | None:
@@ -170,24 +150,3 @@ def _eligible_at(data: Dataset, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     for place, row in enumerate(rows):
         result[place] = eligible_banners(data.catalogue, placements[row], moments[row])
     return result
-
-
-def _auc(clicked: NDArray[np.bool_], scores: Floats, groups: NDArray[np.str_], seed: int) -> Estimate:
-    return bootstrap(metrics.weighted_auc(clicked, scores), groups, seed)
-
-
-def _auc_gain(
-    clicked: NDArray[np.bool_], scores: Floats, baseline: Floats, groups: NDArray[np.str_], seed: int
-) -> Estimate:
-    """AUC above the baseline's, paired: both on the same resampled visitors, which takes out what they share."""
-    own, other = metrics.weighted_auc(clicked, scores), metrics.weighted_auc(clicked, baseline)
-    return bootstrap(lambda weights: own(weights) - other(weights), groups, seed)
-
-
-def _reliability(clicked: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> list[list[float]]:
-    parts = np.array_split(np.argsort(probabilities, kind="stable"), bins)
-    return [[float(probabilities[part].mean()), float(clicked[part].mean()), len(part)] for part in parts if len(part)]
-
-
-def _as_dict(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -20,6 +20,10 @@ class Estimate:
     low: float
     high: float
 
+    def as_dict(self) -> dict[str, float]:
+        """As JSON-ready values."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
 
 def auc(labels: NDArray[np.bool_], scores: Floats) -> float:
     """Area under the ROC curve: the chance that a clicked row outscores one not clicked, ties counting half.
@@ -54,10 +58,14 @@ def log_loss(labels: NDArray[np.bool_], probabilities: Floats) -> float:
 
 def calibration_error(labels: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> float:
     """Expected calibration error over equally filled bins: mean |click rate − mean probability|, weighted by rows."""
-    order = np.argsort(probabilities, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    gaps = [abs(labels[part].mean() - probabilities[part].mean()) * len(part) for part in parts]
-    return float(sum(gaps) / len(order))
+    bins_of = reliability(labels, probabilities, bins)
+    return float(sum(abs(clicked - told) * rows for told, clicked, rows in bins_of) / len(labels))
+
+
+def reliability(labels: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> list[list[float]]:
+    """Mean probability, click rate and rows of equally filled bins, lowest probabilities first."""
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(labels)))
+    return [[float(probabilities[part].mean()), float(labels[part].mean()), len(part)] for part in parts]
 
 
 def recall_at(ranks: NDArray[np.int64], k: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 from features.matrix import COUNTS
 from marquee import contract
 from marquee.errors import NothingToDo
+from marquee.monotone import monotone_signs
 from marquee.settings import Settings
 from training import registry
 from training.banner_scores import ProductScores, fit_product_scores
 from training.bundle import FORMAT, Bundle, feature_service
+from training.click_value import click_values
 from training.dataset import Dataset, load_dataset, read_category_titles
-from training.evaluation import embedding_ids, evaluate_policy, evaluate_ranker, evaluate_retrieval
+from training.evaluation import embedding_ids, evaluate_policy, evaluate_retrieval
 from training.flagging import exclusion_report, flag_sessions
 from training.ranker import Ranker, RankerSettings, fit_ranker
+from training.ranker_evaluation import evaluate_ranker
+from training.reference import reference_statistics
 from training.towers import Towers, banner_inputs, visitor_inputs
 
 Progress = Callable[[int, float], None]
@@ -48,7 +53,14 @@ def train_retrieval(settings: Settings, on_epoch: Progress | None = None) -> Pat
 def train_ranker(settings: Settings) -> Path:
     """Fit and calibrate the ranker; returns the folder that holds its files."""
     folder = _work(settings)
-    fit_ranker(load_dataset(settings), RankerSettings(seed=settings.seed)).save(folder)
+    chosen = RankerSettings(
+        seed=settings.seed,
+        monotone=monotone_signs(settings.monotone),
+        engine=settings.ranker_engine,
+        workers=settings.ranker_workers,
+    )
+    with _engine(settings):
+        fit_ranker(load_dataset(settings), chosen).save(folder)
     return folder
 
 
@@ -73,6 +85,7 @@ def assemble_bundle(settings: Settings) -> str:
         "ranker": evaluate_ranker(data, ranker, settings.seed),
         "retrieval": evaluate_retrieval(data, towers, _product_scores(settings, data)),
         "policy": evaluate_policy(data, bundle, settings),
+        "reference": reference_statistics(settings, data, bundle),
     }
     folder = work / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
@@ -130,9 +143,28 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
             "new_banner_boost": settings.new_banner_boost,
             "new_banner_impressions": settings.new_banner_impressions,
             "candidates": settings.candidates,
+            "rank_by": settings.rank_by,
         },
+        "click_values": _click_values(settings, data),
+        "ranker": {"monotone": monotone_signs(settings.monotone), "engine": settings.ranker_engine},
         "trained_until": str(data.frame["impressed_at"].max()),
     }
+
+
+def _engine(settings: Settings) -> AbstractContextManager[object]:
+    """One Spark session for all fits of the ranker, where Spark fits it: each would start one of its own."""
+    if settings.ranker_engine == "local":
+        return nullcontext()
+    from training.spark_retrieval import spark_session
+
+    return spark_session(settings)
+
+
+def _click_values(settings: Settings, data: Dataset) -> dict[str, float]:
+    """By banner where slates are drawn for value; empty where they are not."""
+    if settings.rank_by == "clicks":
+        return {}
+    return dict(zip(data.catalogue.banner_ids, click_values(settings, data).tolist(), strict=True))
 
 
 def _product_scores(settings: Settings, data: Dataset) -> ProductScores | None:

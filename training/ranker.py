@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xgboost as xgb
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from marquee import contract
 from marquee.errors import BundleError
+from training import calibration
 
 if TYPE_CHECKING:  # serving loads rankers, and needs no warehouse for it
     from training.dataset import Dataset
@@ -34,29 +36,19 @@ class RankerSettings:
     rounds: int = 500
     patience: int = 40
     seed: int = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Platt scaling of the log-odds: p = sigmoid(slope × logit + intercept)."""
-
-    slope: float
-    intercept: float
-
-    def apply(self, probabilities: NDArray[np.floating]) -> Floats:
-        """Calibrated probabilities, same shape; the order of any two is kept."""
-        raw = np.clip(probabilities.astype(np.float64), 1e-9, 1 - 1e-9)
-        logit = np.log(raw) - np.log1p(-raw)
-        calibrated: Floats = 1.0 / (1.0 + np.exp(-(self.slope * logit + self.intercept)))
-        return calibrated
+    monotone: Mapping[str, int] = field(default_factory=dict)
+    """1 for a feature with which the probability may never fall, -1 where it may never rise."""
+    engine: Literal["local", "spark"] = "local"
+    workers: int = 2
+    """Spark tasks that share the rows."""
 
 
 class Ranker:
     """Trees and calibration that predict as one."""
 
-    def __init__(self, booster: xgb.Booster, calibration: Calibration) -> None:
+    def __init__(self, booster: xgb.Booster, fitted: calibration.Calibration) -> None:
         self.booster = booster
-        self.calibration = calibration
+        self.calibration = fitted
 
     def predict(self, matrix: NDArray[np.float32]) -> Floats:
         """Calibrated click probability of each row of the feature matrix; [n]."""
@@ -72,8 +64,9 @@ class Ranker:
     def save(self, folder: Path) -> None:
         """Write ``ranker.ubj`` and ``calibration.json``."""
         self.booster.save_model(folder / "ranker.ubj")
-        values = {"slope": self.calibration.slope, "intercept": self.calibration.intercept}
-        (folder / "calibration.json").write_text(json.dumps(values, sort_keys=True), encoding="utf-8")
+        (folder / "calibration.json").write_text(
+            json.dumps(calibration.to_json(self.calibration), sort_keys=True), encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Ranker:
@@ -88,14 +81,14 @@ class Ranker:
             raise BundleError(f"{folder}: the ranker was fitted on other features than this version serves")
         booster.set_param({"nthread": 1})
         values = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-        return cls(booster, Calibration(**values))
+        return cls(booster, calibration.from_json(values))
 
 
 def fit_ranker(data: Dataset, settings: RankerSettings) -> Ranker:
     """Choose the number of trees on the validation part, then fit and calibrate on it and the training part.
 
-    The calibration is fitted on predictions for visitors that the trees predicting them had not seen. The test part
-    is never touched.
+    The calibration is fitted on predictions for visitors that the trees predicting them had not seen; of which kind it
+    is, what each kind says of visitors it was not fitted on decides. The test part is never touched.
     """
     split = data.split
     rounds = int(_train(data, split.train, settings, settings.rounds, split.validation).best_iteration) + 1
@@ -107,32 +100,33 @@ def fit_ranker(data: Dataset, settings: RankerSettings) -> Ranker:
     for place in np.unique(fold):
         booster = _train(data, fit[fold != place], settings, rounds)
         unseen[fold == place] = booster.predict(_dmatrix(data, fit[fold == place]))
-    return Ranker(_train(data, fit, settings, rounds), fit_calibration(unseen, data.clicked[fit]))
-
-
-def fit_calibration(probabilities: NDArray[np.floating], clicked: NDArray[np.bool_]) -> Calibration:
-    """Platt scaling by Newton's method; slope is kept above zero so that calibration never reorders.
-
-    Targets are smoothed as in Platt (1999), which keeps it finite when one class is rare or absent.
-    """
-    raw = np.clip(probabilities.astype(np.float64), 1e-9, 1 - 1e-9)
-    inputs = np.stack([np.log(raw) - np.log1p(-raw), np.ones(len(raw))], axis=1)
-    positives = int(clicked.sum())
-    high, low = (positives + 1) / (positives + 2), 1 / (len(raw) - positives + 2)
-    targets = np.where(clicked, high, low)
-    weights = np.array([1.0, 0.0])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-inputs @ weights))
-        hessian = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-6 * np.eye(2)
-        step = np.linalg.solve(hessian, inputs.T @ (targets - p))
-        weights = weights + np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-10:
-            break
-    return Calibration(slope=max(float(weights[0]), 1e-3), intercept=float(weights[1]))
+    kind, _ = calibration.choose_kind(unseen, data.clicked[fit], fold)
+    fitted = calibration.fit_calibration(unseen, data.clicked[fit], kind)
+    return Ranker(_train(data, fit, settings, rounds), fitted)
 
 
 def _dmatrix(data: Dataset, rows: NDArray[np.int64]) -> xgb.DMatrix:
     return xgb.DMatrix(data.matrix[rows], label=data.clicked[rows], feature_names=list(contract.RANKER_FEATURES))
+
+
+def tree_parameters(settings: RankerSettings) -> dict[str, Any]:
+    """XGBoost's parameters, the same wherever the trees are fitted."""
+    signs = (settings.monotone.get(name, 0) for name in contract.RANKER_FEATURES)
+    return {
+        "objective": "binary:logistic",
+        "tree_method": "hist",
+        "max_depth": settings.max_depth,
+        "learning_rate": settings.learning_rate,
+        "min_child_weight": settings.min_child_weight,
+        "reg_lambda": settings.reg_lambda,
+        "subsample": settings.subsample,
+        "colsample_bytree": settings.colsample_bytree,
+        "monotone_constraints": f"({','.join(map(str, signs))})",
+        "eval_metric": "logloss",
+        "seed": settings.seed,
+        # One thread count on every machine: sums in another order would give other trees, and another bundle hash.
+        "nthread": 2,
+    }
 
 
 def _train(
@@ -142,20 +136,9 @@ def _train(
     rounds: int,
     stop_on: NDArray[np.int64] | None = None,
 ) -> xgb.Booster:
-    parameters = {
-        "objective": "binary:logistic",
-        "tree_method": "hist",
-        "max_depth": settings.max_depth,
-        "eta": settings.learning_rate,
-        "min_child_weight": settings.min_child_weight,
-        "lambda": settings.reg_lambda,
-        "subsample": settings.subsample,
-        "colsample_bytree": settings.colsample_bytree,
-        "eval_metric": "logloss",
-        "seed": settings.seed,
-        # One thread count on every machine: sums in another order would give other trees, and another bundle hash.
-        "nthread": 2,
-    }
+    if settings.engine == "spark":
+        return _train_on_spark(data, rows, settings, rounds, stop_on)
+    parameters = tree_parameters(settings)
     if stop_on is None:
         return xgb.train(parameters, _dmatrix(data, rows), rounds)
     evaluation = [(_dmatrix(data, stop_on), "validation")]
@@ -166,4 +149,23 @@ def _train(
         evals=evaluation,
         early_stopping_rounds=settings.patience,
         verbose_eval=False,
+    )
+
+
+def _train_on_spark(
+    data: Dataset,
+    rows: NDArray[np.int64],
+    settings: RankerSettings,
+    rounds: int,
+    stop_on: NDArray[np.int64] | None = None,
+) -> xgb.Booster:
+    from training.spark_ranker import train_on_spark
+
+    parameters, workers = tree_parameters(settings), settings.workers
+    if stop_on is None:
+        return train_on_spark(data.matrix[rows], data.clicked[rows], parameters, rounds, workers)
+    both = np.concatenate([rows, stop_on])
+    stops = np.arange(len(both)) >= len(rows)
+    return train_on_spark(
+        data.matrix[both], data.clicked[both], parameters, rounds, workers, stops, patience=settings.patience
     )

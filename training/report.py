@@ -7,9 +7,11 @@ from typing import Any
 
 from features.flags import told
 from marquee.settings import Settings
-from training.page import interval, new_figure, page, png
+from training.page import Plot, interval, new_figure, page, png
 
 Interval = dict[str, float]
+MOST_LINES = 6
+"""Placements that the reliability plot draws beside the whole."""
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
@@ -23,8 +25,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"AUC            {interval(ranker['auc'])}",
         f"  popular      {interval(ranker['auc_popular'])}",
         f"  logistic     {interval(ranker['auc_logistic'])}",
+        *([f"  forest       {interval(ranker['auc_forest'])}"] if "auc_forest" in ranker else []),
         f"calibration    mean probability {ranker['mean_probability']:.4f}, click rate {ranker['click_rate']:.4f},"
-        f" expected error {ranker['calibration_error']:.4f}",
+        f" expected error {ranker['calibration_error']:.4f}{_kind(ranker)}",
+        *_placement_lines(ranker.get("ece_by_placement", {})),
         f"retrieval      recall@{retrieval['k']} {retrieval['recall']:.3f} of {retrieval['clicks']:,} clicks,"
         f" popular {retrieval['recall_popular']:.3f}, among {retrieval['eligible']:.0f} eligible",
     ]
@@ -35,6 +39,21 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f" blended with the towers {retrieval['recall_blend']:.3f}"
         )
     return lines + _policy_lines(policy)
+
+
+def _kind(ranker: dict[str, Any]) -> str:
+    """Which calibration was chosen; bundles of older versions do not say."""
+    return f" ({ranker['calibration']})" if "calibration" in ranker else ""
+
+
+def _placement_lines(placements: dict[str, dict[str, Any]]) -> list[str]:
+    width = max(map(len, placements), default=0)
+    return [
+        f"  {name:<{width}}  mean probability {one['mean_probability']:.4f},"
+        f" click rate {one['clicks'] / one['rows']:.4f}, expected error {one['ece']:.4f},"
+        f" {one['clicks']:,} of {one['rows']:,}"
+        for name, one in placements.items()
+    ]
 
 
 def _policy_lines(policy: dict[str, Any]) -> list[str]:
@@ -53,7 +72,7 @@ def _policy_lines(policy: dict[str, Any]) -> list[str]:
 
 def write_report(settings: Settings, tag: str, report: dict[str, Any], ctr: dict[str, Interval] | None = None) -> Path:
     """Draw the page ``reports/<tag>.html``; ``ctr`` adds the policies' true click rates, where a simulator knows."""
-    images = [_reliability_plot(report["ranker"]["reliability"])]
+    images = [_reliability_plot(report["ranker"])]
     lines = summary_lines(report)
     if ctr:
         images.append(_ctr_plot(ctr))
@@ -64,13 +83,21 @@ def write_report(settings: Settings, tag: str, report: dict[str, Any], ctr: dict
     return path
 
 
-def _reliability_plot(reliability: list[list[float]]) -> tuple[str, str]:
+def _reliability_plot(ranker: dict[str, Any]) -> Plot:
+    """All placements in one thick line, each in a thin one; no more than a legend can hold, the most clicked first."""
     figure = new_figure()
     axes = figure.subplots()
-    predicted, clicked = [point[0] for point in reliability], [point[1] for point in reliability]
-    top = max(*predicted, *clicked) * 1.05
+    placements = sorted(ranker.get("ece_by_placement", {}).items(), key=lambda one: -one[1]["clicks"])[:MOST_LINES]
+    curves = {"all": ranker["reliability"]} | {name: one["reliability"] for name, one in placements}
+    top = max(value for curve in curves.values() for point in curve for value in point[:2]) * 1.05
     axes.plot([0, top], [0, top], color="#bbb", linewidth=1)
-    axes.plot(predicted, clicked, marker="o", color="#1f5fa8")
+    for name, curve in curves.items():
+        style: dict[str, Any] = (
+            {"marker": "o", "color": "#222", "linewidth": 2} if name == "all" else {"linewidth": 1, "marker": "."}
+        )
+        axes.plot([point[0] for point in curve], [point[1] for point in curve], label=name, **style)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
     axes.set(xlabel="predicted click probability", ylabel="observed click rate", title="Reliability, later window")
     return "reliability plot", png(figure)
 

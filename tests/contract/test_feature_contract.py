@@ -25,7 +25,8 @@ from marquee import contract
 from marquee.contract import LONGEST_ID
 from marquee.errors import BundleError
 from serving import schemas
-from training.ranker import Calibration, Ranker
+from training.calibration import Platt
+from training.ranker import Ranker
 
 pytestmark = pytest.mark.tools
 
@@ -141,7 +142,7 @@ def save_ranker(folder: Path, names: list[str] | None) -> None:
     rng = np.random.default_rng(0)
     data = xgb.DMatrix(rng.random((40, len(contract.RANKER_FEATURES))), rng.random(40) > 0.5, feature_names=names)
     booster = xgb.train({"objective": "binary:logistic", "nthread": 1}, data, 2)
-    Ranker(booster, Calibration(1.0, 0.0)).save(folder)
+    Ranker(booster, Platt(1.0, 0.0)).save(folder)
 
 
 def test_the_ranker_keeps_the_order_of_its_features(tmp_path: Path) -> None:

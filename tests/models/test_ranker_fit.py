@@ -129,3 +129,20 @@ def test_the_same_seed_gives_the_same_bytes(known: tuple[Dataset, Floats], learn
     first = saved(learned, "first")
     assert saved(fit_ranker(known[0], RankerSettings()), "again") == first
     assert saved(fit_ranker(known[0], RankerSettings(seed=8)), "other") != first
+
+
+def test_constraints_hold_at_every_row(known: tuple[Dataset, Floats]) -> None:
+    """Sweeping a feature through its range the probability never turns, whatever the other features are."""
+    data, rows, grid = known[0], np.arange(200), np.linspace(-0.5, 1.5, 60)
+    for sign in (1, -1):
+        # Against what the data say as well: the click chance rises with both.
+        ranker = fit_ranker(data, RankerSettings(monotone={FEATURES[DECISIVE]: sign, FEATURES[OTHER]: sign}))
+        for feature in (DECISIVE, OTHER):
+            swept = np.repeat(data.matrix[rows], len(grid), axis=0)
+            swept[:, feature] = np.tile(grid, len(rows))
+            told = ranker.predict(swept).reshape(len(rows), len(grid))
+            assert np.all(sign * np.diff(told, axis=1) >= 0)
+    free = fit_ranker(data, RankerSettings())
+    swept = np.repeat(data.matrix[rows], len(grid), axis=0)
+    swept[:, DECISIVE] = np.tile(grid, len(rows))
+    assert np.any(np.diff(free.predict(swept).reshape(len(rows), len(grid)), axis=1) < 0), "noise turns it if it may"

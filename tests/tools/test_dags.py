@@ -37,6 +37,7 @@ TASKS: dict[str, dict[str, list[str]]] = {
         "assemble_bundle": ["train_ranker", "train_retrieval"],
     },
     "promote_bundle": {"judge_and_promote": []},
+    "monitor_bundle": {"watch_champion": []},
 }
 """Tasks of each DAG with those they wait for."""
 CHAIN = [
@@ -145,8 +146,8 @@ def test_assets_chain_the_dags(bag: dict[str, Any]) -> None:
     ]
     assert sorted(outlets) == sorted((dag_id, task, asset) for dag_id, task, asset, _ in CHAIN)
     waiting = {dag_id: dag["waits_for"] for dag_id, dag in bag["dags"].items()}
-    assert waiting == {"ingest_events": []} | {after: [asset] for _, _, asset, after in CHAIN}
-    assert bag["dags"]["ingest_events"]["schedule"] == "@hourly"
+    assert waiting == {"ingest_events": [], "monitor_bundle": []} | {after: [asset] for _, _, asset, after in CHAIN}
+    assert [bag["dags"][name]["schedule"] for name in ("ingest_events", "monitor_bundle")] == ["@hourly"] * 2
     assert bag["dags"]["ingest_events"]["params"] == ["path", "source"]
     assert bag["dags"]["transform_events"]["params"] == ["from_date", "full_refresh", "to_date"]
 

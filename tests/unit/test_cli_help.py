@@ -21,12 +21,12 @@ from marquee.upkeep import _taken_back_lines
 VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
     *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
-    *("check-skew", "forget"),
+    *("check-skew", "forget", "shadow", "canary", "experiment", "monitor"),
     *("flag-sessions", "sample-sessions", "similar-items", "models", "bench-models", "tune-models"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
-    *("promote", "rollback", "history"),
+    *("promote", "rollback", "history", "shadow", "canary", "experiment", "monitor"),
     *("serve", "recommend", "status", "check-skew", "forget"),
     *("flag-sessions", "sample-sessions", "similar-items", "bench-models", "tune-models"),
 }
@@ -110,6 +110,10 @@ ON_AN_INSTALLATION: dict[str, list[str]] = {
     "promote": ["banner_bundle:0123"],
     "rollback": ["--reason", "worse"],
     "history": [],
+    "shadow": ["banner_bundle:0123"],
+    "canary": ["banner_bundle:0123"],
+    "experiment": ["hero"],
+    "monitor": [],
     "serve": [],
     "recommend": ["v1", "--placement", "home_hero"],
     "check-skew": [],

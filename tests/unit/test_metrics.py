@@ -65,3 +65,14 @@ def test_interval_covers_a_known_mean_at_about_its_rate() -> None:
         estimate = metrics.bootstrap(metrics.weighted_mean(values), groups, seed)
         covered += estimate.low <= 1.0 <= estimate.high
     assert covered >= 50, "ignoring the groups would cover about 40 of 60"
+
+
+def test_reliability_by_hand() -> None:
+    labels, told = np.array([1, 0, 0, 1, 1], bool), np.array([0.6, 0.1, 0.3, 0.8, 0.7])
+    # Five rows in two bins: the lower three, then the upper two.
+    assert metrics.reliability(labels, told, bins=2) == [pytest.approx([1 / 3, 1 / 3, 3]), pytest.approx([0.75, 1, 2])]
+    assert metrics.calibration_error(labels, told, bins=2) == pytest.approx((0 * 3 + 0.25 * 2) / 5)
+
+
+def test_fewer_rows_than_bins_are_a_bin_each() -> None:
+    assert metrics.reliability(np.array([True]), np.array([0.4]), bins=10) == [[0.4, 1.0, 1]]

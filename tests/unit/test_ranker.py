@@ -1,38 +1,11 @@
-"""Calibration: probabilities that mean what they say, in the order that the trees gave."""
+"""Towers: the forward pass and its inputs, by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from training.ranker import Calibration, fit_calibration
 from training.towers import Towers, banner_inputs, visitor_inputs
-
-
-def test_calibration_repairs_a_known_distortion() -> None:
-    rng = np.random.default_rng(2)
-    logit = rng.normal(-2, 1, 60_000)
-    clicked = rng.random(len(logit)) < 1 / (1 + np.exp(-logit))
-    told = 1 / (1 + np.exp(-(2 * logit + 1)))  # overconfident and shifted
-    fitted = fit_calibration(told, clicked)
-    assert fitted.slope == pytest.approx(0.5, abs=0.03)
-    assert fitted.intercept == pytest.approx(-0.5, abs=0.06)
-    assert fitted.apply(told).mean() == pytest.approx(clicked.mean(), rel=0.02)
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.integers(0, 2**20 - 1))
-def test_calibration_never_reorders_and_stays_a_probability(scores: list[float], labels: int) -> None:
-    raw = np.array(scores)
-    clicked = np.array([bool(labels >> place & 1) for place in range(len(raw))])
-    calibrated = fit_calibration(raw, clicked).apply(raw)
-    assert np.all((calibrated >= 0) & (calibrated <= 1))
-    assert np.all(np.diff(calibrated[np.argsort(raw, kind="stable")]) >= -1e-12)
-
-
-def test_identity() -> None:
-    assert Calibration(1.0, 0.0).apply(np.array([0.25])) == pytest.approx([0.25])
 
 
 def test_tower_forward_pass_by_hand() -> None:

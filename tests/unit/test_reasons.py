@@ -19,7 +19,8 @@ from marquee import contract
 from serving.reasons import GROUPS, LEAST_SHARE, reasons
 from serving.recommend import recommend, request_rng
 from training.bundle import Bundle, Context
-from training.ranker import Calibration, Ranker
+from training.calibration import Platt
+from training.ranker import Ranker
 from training.towers import Towers
 
 FEATURES = list(contract.RANKER_FEATURES)
@@ -40,7 +41,7 @@ def ranker(feature: str) -> Ranker:
     label = rng.random(3000) < np.where(matrix[:, PLACE[feature]] > 0.4, 0.6, 0.05)
     data = xgb.DMatrix(matrix, label=label, feature_names=FEATURES)
     parameters = {"objective": "binary:logistic", "max_depth": 2, "eta": 0.5, "nthread": 1}
-    return Ranker(xgb.train(parameters, data, 5), Calibration(1.0, 0.0))
+    return Ranker(xgb.train(parameters, data, 5), Platt(1.0, 0.0))
 
 
 def made(trees: Ranker) -> Bundle:

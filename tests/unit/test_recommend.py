@@ -18,7 +18,8 @@ from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, Encoding
 from marquee import contract
 from serving.recommend import Placed, recommend, request_rng
 from training.bundle import Bundle, Context
-from training.ranker import Calibration, Ranker
+from training.calibration import Platt
+from training.ranker import Ranker
 from training.towers import Towers
 
 START = datetime(2026, 1, 1)
@@ -35,7 +36,7 @@ def taste_ranker() -> Ranker:
     likes = matrix[:, FEATURES.index("affinity_match")] > 0.3
     data = xgb.DMatrix(matrix, label=likes, feature_names=FEATURES)
     booster = xgb.train({"objective": "binary:logistic", "max_depth": 2, "eta": 0.8, "nthread": 1}, data, 5)
-    return Ranker(booster, Calibration(1.0, 0.0))
+    return Ranker(booster, Platt(1.0, 0.0))
 
 
 def towers(banners: int) -> Towers:
@@ -134,6 +135,21 @@ def test_a_new_banner_is_raised_until_it_was_shown_often_enough() -> None:
         slate = recommend(made, Context("home", "mobile", AT), 1, visitor(bags=1.0), counts, request_rng("r1"))
         assert (slate[0].row, slate[0].propensity) == (first, 1.0)
         assert slate[0].score == pytest.approx(ask(made, 1, visitor(bags=1.0))[0].score)
+
+
+def test_slates_for_value_put_the_dearer_click_first_and_still_tell_its_probability() -> None:
+    for_clicks = bundle([banner(number, "bags") for number in range(3)], 0.0)
+    values = {"b00": 10.0, "b01": 30.0, "b02": 20.0}
+    policy = for_clicks.manifest["policy"] | {"rank_by": "value"}
+    made = Bundle(for_clicks.manifest | {"policy": policy, "click_values": values}, towers(3), taste_ranker(), {})
+    slate = ask(made, 3, visitor(bags=1.0))
+    assert [placed.row for placed in slate] == [1, 2, 0]
+    assert {placed.score for placed in slate} == {ask(for_clicks, 1, visitor(bags=1.0))[0].score}
+    scores = np.array([0.2, 0.1, 0.1])
+    counts = {name: np.full(3, 500.0) for name in BANNER_COUNTS}
+    # In clicks of mean value, 20: what is drawn by keeps the unit of a probability.
+    assert made.appeal(scores, np.arange(3), counts) == pytest.approx([0.1, 0.15, 0.1])
+    assert for_clicks.appeal(scores, np.arange(3), counts) == pytest.approx(scores)
 
 
 def test_retrieval_hands_on_the_nearest_only() -> None:
