@@ -5,16 +5,13 @@ from __future__ import annotations
 import getpass
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from marquee import console
 from marquee.errors import MarqueeError
 from marquee.options import Home, Json, command_settings, given_reason
-
-if TYPE_CHECKING:
-    from training.check import Check
 
 By = Annotated[str | None, typer.Option(help="Who asks; recorded.")]
 Override = Annotated[str | None, typer.Option(help="A reason to go on although a check fails; recorded.")]
@@ -117,7 +114,7 @@ def history(home: Home = None, as_json: Json = False) -> None:
     console.show({"history": [asdict(line) for line in lines]}, [text], as_json)
 
 
-def _show_checks(told: dict[str, Any], line: str, checks: list[Check], as_json: bool) -> None:
+def _show_checks(told: dict[str, Any], line: str, checks: list[Any], as_json: bool) -> None:
     rows: list[list[object]] = [
         [
             c.name,

@@ -312,7 +312,7 @@ def test_openapi_has_the_routes_with_the_models_fields(openapi: dict[str, Any]) 
     for model in (schemas.RecommendedBanner, schemas.RequestContext, schemas.Session):
         assert set(component(openapi, model)["properties"]) == set(model.model_fields)
         compared += len(model.model_fields)
-    assert compared == 5 + 4 + 1 + 5 + 6 + 8 + 3 + len(contract.SESSION_FEATURES.columns) - 1
+    assert compared == 5 + 4 + 1 + 5 + 9 + 8 + 3 + len(contract.SESSION_FEATURES.columns) - 1
 
 
 def test_openapi_event_is_the_events_table(openapi: dict[str, Any]) -> None:
