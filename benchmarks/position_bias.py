@@ -206,15 +206,11 @@ def interval(values: Floats) -> dict[str, float]:
     return {"value": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
-def main() -> None:
-    """Measure, tell on stderr, and print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=12_000)
-    asked = parser.parse_args()
-    started, result = time.monotonic(), {}
+def position_bias(seeds: int = 10, requests: int = 12_000) -> dict[str, Any]:
+    """Every way in worlds of both agreements, and the difference to position as a feature, with intervals."""
+    result: dict[str, Any] = {}
     for name, agreement in AGREEMENTS.items():
-        worlds = [one_world(seed, agreement, asked.requests) for seed in range(asked.seeds)]
+        worlds = [one_world(seed, agreement, requests) for seed in range(seeds)]
         found: dict[str, dict[str, Any]] = {}
         for way in WAYS:
             table = {figure: np.array([world[way][figure] for world in worlds]) for figure in worlds[0][way]}
@@ -226,8 +222,18 @@ def main() -> None:
             told = ", ".join(f"{figure} {one['value']:+.4f}" for figure, one in found[way].items())
             sys.stderr.write(f"{name} {way}: {told}\n")
         result[name] = found
-    seconds = round(time.monotonic() - started, 1)
-    print(json.dumps({"benchmark": "position_bias", "seeds": asked.seeds, "seconds": seconds, **result}))
+    return {"position_bias": result}
+
+
+def main() -> None:
+    """Measure, tell on stderr, and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=12_000)
+    asked = parser.parse_args()
+    started = time.monotonic()
+    found = position_bias(asked.seeds, asked.requests)
+    print(json.dumps({"seeds": asked.seeds, "seconds": round(time.monotonic() - started, 1), **found}))
 
 
 if __name__ == "__main__":

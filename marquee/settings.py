@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from marquee.errors import SettingsError
@@ -56,8 +56,10 @@ class Settings(BaseSettings):
     attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
     exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over the eligible.")
     temperature: float = Field(0.0, ge=0, description="Of a softmax over click probabilities; 0 takes the best.")
+    heads: int = Field(0, ge=0, le=1_000, description="Posterior draws that Thompson sampling decides by; 0 for none.")
+    optimism: float = Field(0.0, ge=0, description="Posterior deviations added to a banner's log-odds; 0 for none.")
     diversity: float = Field(0.0, ge=0, description="What a score loses for a banner just like it above.")
-    new_banner_boost: float = Field(0.0, ge=0, description="Share by which scores of banners never shown are raised.")
+    new_banner_boost: float = Field(0.15, ge=0, description="Share by which scores of banners never shown are raised.")
     new_banner_impressions: float = Field(1_000.0, gt=0, description="Impressions over which that boost falls to 0.")
     experiment: Path | None = Field(None, description="TOML file of the experiment that the service runs.")
     candidates: int = Field(50, ge=1, description="Banners that retrieval hands to the ranker.")
@@ -81,6 +83,13 @@ class Settings(BaseSettings):
     def _is_monotone(cls, text: str) -> str:
         monotone_signs(text)
         return text
+
+    @field_validator("optimism")
+    @classmethod
+    def _is_not_sampled_too(cls, width: float, info: ValidationInfo) -> float:
+        if width and info.data.get("heads"):
+            raise ValueError("optimism and heads are two ways to explore; set one of them to 0")
+        return width
 
     @property
     def warehouse(self) -> Path:

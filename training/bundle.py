@@ -25,6 +25,7 @@ from features.matrix import (
 from marquee import contract
 from marquee.errors import BundleError
 from marquee.policy import Floats, Policy, new_banner_boost
+from training.banner_effects import BannerEffects, with_effects
 from training.catalogue import Catalogue
 from training.eligibility import eligible_banners
 from training.ranker import Ranker
@@ -58,6 +59,7 @@ class Bundle:
         self.boost = (told.get("new_banner_boost", 0.0), told.get("new_banner_impressions", 1.0))
         self.candidates: int = manifest["policy"]["candidates"]
         self.worth = _worth(manifest, self.catalogue)
+        self.effects = _effects(manifest)
         self.banner_shares = category_matrix(self.catalogue.category_mixes, self.encoding.categories)
         known = {banner: row + 1 for row, banner in enumerate(manifest["banners_seen"])}
         ids = np.array([known.get(banner, 0) for banner in self.catalogue.banner_ids], dtype=np.int64)
@@ -109,22 +111,27 @@ class Bundle:
         return matrix
 
     def appeal(self, scores: Floats, rows: NDArray[np.int64], banner_counts: dict[str, Floats]) -> Floats:
-        """[n] what the policy draws by: click probabilities, raised for new banners where the policy says so.
+        """What the policy draws by: click probabilities [..., n], raised for new banners where the policy says so.
 
+        With effects of banners [H, ..., n]: one row a draw from their posterior, or a single one for optimism.
         Where slates are drawn for value, times what a click on the banner is worth in clicks of mean value.
         """
-        raised: Floats = (
-            scores * self.worth[rows] * new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
-        )
+        own = scores if self.effects is None else with_effects(scores, self.effects[:, rows])
+        boost = new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
+        raised: Floats = own * self.worth[rows] * boost
         return raised
 
     def ranking(self, visitor: dict[str, Any] | None, banner_counts: dict[str, Floats], context: Context) -> list[str]:
-        """Ids of the banners that retrieval hands on, by appeal, best first: the slate were there no chance in it."""
+        """Ids of the banners that retrieval hands on, by appeal, best first: the slate were there no chance in it.
+
+        By mean appeal where it has several rows.
+        """
         rows = self.retrieve(visitor, eligible_banners(self.catalogue, context.placement_id, context.at))
         if not len(rows):
             return []
         scores = self.ranker.predict(self.matrix(visitor, rows, banner_counts, context))
-        order = np.argsort(-self.appeal(scores, rows, banner_counts), kind="stable")
+        appeal = np.atleast_2d(self.appeal(scores, rows, banner_counts)).mean(axis=0)
+        order = np.argsort(-appeal, kind="stable")
         return [self.catalogue.banner_ids[row] for row in rows[order]]
 
     def similarity(self, rows: NDArray[np.int64]) -> Floats:
@@ -169,6 +176,16 @@ def _worth(manifest: dict[str, Any], catalogue: Catalogue) -> Floats:
     values = np.array([manifest["click_values"][banner] for banner in catalogue.banner_ids], dtype=np.float64)
     worth: Floats = values / values.mean()
     return worth
+
+
+def _effects(manifest: dict[str, Any]) -> Floats | None:
+    """[H, B] effects of banners that scores are drawn with; None where the policy has none."""
+    policy = manifest["policy"]
+    heads, optimism = policy.get("heads", 0), policy.get("optimism", 0.0)
+    if not (heads or optimism):
+        return None
+    fitted = BannerEffects.from_dict(manifest["banner_effects"])
+    return fitted.sampled(heads, manifest["seed"]) if heads else fitted.optimistic(optimism)
 
 
 def feature_service() -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ beta calibration by their slopes, isotonic because it is drawn as a line through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Literal, get_args
 
@@ -176,14 +176,24 @@ def _isotonic(logit: Floats, targets: Floats, slope: float) -> Isotonic:
     return Isotonic(tuple((raw / rows).tolist()), tuple(_logit(taken / rows).tolist()), slope)
 
 
-def _logistic(inputs: Floats, targets: Floats) -> Floats:
+def calibration_slope(probabilities: NDArray[np.floating], clicked: NDArray[np.bool_]) -> Callable[[Floats], float]:
+    """Slope of the clicks' log-odds on the predicted ones, as a function of row weights [n]; 1 is right (Cox 1958).
+
+    Below 1 the probabilities lie too far apart, above 1 too close together, whatever their mean.
+    """
+    inputs, targets = _logit(probabilities)[:, None], clicked.astype(np.float64)
+    return lambda weights: float(_logistic(inputs, targets, weights)[0])
+
+
+def _logistic(inputs: Floats, targets: Floats, rows: Floats | None = None) -> Floats:
     """Weights of a logistic regression by Newton's method, the intercept last; its steps are bounded."""
+    counted = np.ones(len(targets)) if rows is None else rows
     inputs = np.column_stack([inputs, np.ones(len(inputs))])
     weights = np.array([1.0] * (inputs.shape[1] - 1) + [0.0])
     for _ in range(100):
         p = _sigmoid(inputs @ weights)
-        hessian = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-6 * np.eye(len(weights))
-        step = np.linalg.solve(hessian, inputs.T @ (targets - p))
+        hessian = (inputs * (counted * p * (1 - p))[:, None]).T @ inputs + 1e-6 * np.eye(len(weights))
+        step = np.linalg.solve(hessian, inputs.T @ (counted * (targets - p)))
         weights = weights + np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-10:
             break

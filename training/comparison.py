@@ -15,7 +15,7 @@ from training.bundle import Bundle
 from training.check import Check
 from training.dataset import Dataset, banner_counts, frame_columns
 from training.evaluation import raw_visitor, request_context
-from training.metrics import Estimate, bootstrap, weighted_auc
+from training.metrics import Estimate, bootstrap, log_losses, weighted_auc, weighted_mean
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,7 +30,7 @@ LEAST_OVERLAP: Final = 0.1
 """Share of the champion's list below which a challenger is another product, and needs a person's reason."""
 TOP: Final = 5
 LISTS: Final = 200
-COMPARED: Final = ("not worse than champion", "segment harm", "list stability")
+COMPARED: Final = ("not worse than champion", "log loss against champion", "segment harm", "list stability")
 """The rows that compare."""
 NO_SEGMENT: Final = "without a purchase"
 
@@ -44,6 +44,7 @@ def compare(settings: Settings, data: Dataset, challenger: Bundle, champion: Bun
     own, other = _predicted(data, challenger, rows), _predicted(data, champion, rows)
     return [
         _not_worse(settings, data, rows, own, other),
+        _log_loss(settings, data, rows, own, other),
         _segment_harm(settings, data, rows, own, other),
         _list_stability(settings, data, rows, challenger, champion),
     ]
@@ -53,6 +54,15 @@ def _not_worse(settings: Settings, data: Dataset, rows: Ints, own: Floats, other
     gain = _gain(settings, data, rows, own, other)
     about = f"AUC less the champion's on the same {len(rows):,} later impressions, {_interval(gain)}"
     return Check("not worse than champion", gain.value, -HARM_MARGIN, _is_harmless(gain, HARM_MARGIN), about)
+
+
+def _log_loss(settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Floats) -> Check:
+    """The order may be as good and the probabilities worse; then what is made of them is worse too."""
+    clicked, visitors = data.clicked[rows], data.frame["visitor_id"].to_numpy(str)[rows]
+    more = log_losses(clicked, own) - log_losses(clicked, other)
+    loss = bootstrap(weighted_mean(more), visitors, settings.seed)
+    about = f"mean log loss above the champion's on the same impressions, {_interval(loss)}"
+    return Check(COMPARED[1], loss.value, 0.0, loss.low <= 0, about)
 
 
 def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Floats) -> Check:

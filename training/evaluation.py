@@ -126,10 +126,10 @@ def _replayed(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: ND
     shares = np.repeat(data.visitor_shares[rows], size, axis=0)
     matrix = ranker_matrix(repeated, shares, np.tile(bundle.banner_shares, (n, 1)), bundle.encoding.base_rate)
     scores = bundle.ranker.predict(matrix).reshape(n, size)
-    appeal = bundle.appeal(scores, np.arange(size), counts)
+    appeal = bundle.appeal(scores, np.arange(size), counts).reshape(-1, n, size)  # a row of scores, or a few
     chances = np.zeros((n, size))  # a request without candidates gets no banner, and earns nothing
     for row in np.flatnonzero(candidates.any(axis=1)):
-        chances[row] = bundle.policy.chances(appeal[row][None], candidates[row])
+        chances[row] = bundle.policy.chances(appeal[:, row], candidates[row])
     each, own = np.arange(n), data.banner_rows[rows]
     return np.stack([chances[each, own], scores[each, own], (chances * scores).sum(axis=1)])
 

@@ -52,8 +52,13 @@ def weighted_auc(labels: NDArray[np.bool_], scores: Floats) -> Callable[[Floats]
 
 def log_loss(labels: NDArray[np.bool_], probabilities: Floats) -> float:
     """Mean negative log-likelihood, in nats."""
+    return float(log_losses(labels, probabilities).mean())
+
+
+def log_losses(labels: NDArray[np.bool_], probabilities: Floats) -> Floats:
+    """Negative log-likelihood of each row, [n], in nats."""
     p = np.clip(probabilities, 1e-12, 1 - 1e-12)
-    return float(-np.mean(np.where(labels, np.log(p), np.log1p(-p))))
+    return np.asarray(-np.where(labels, np.log(p), np.log1p(-p)))
 
 
 def calibration_error(labels: NDArray[np.bool_], probabilities: Floats, bins: int = 10) -> float:

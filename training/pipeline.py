@@ -17,6 +17,7 @@ from marquee.errors import NothingToDo
 from marquee.monotone import monotone_signs
 from marquee.settings import Settings
 from training import registry
+from training.banner_effects import fit_banner_effects
 from training.banner_scores import ProductScores, fit_product_scores
 from training.bundle import FORMAT, Bundle, feature_service
 from training.click_value import click_values
@@ -71,7 +72,7 @@ def assemble_bundle(settings: Settings) -> str:
     work = _work(settings)
     data = load_dataset(settings)
     towers, ranker = Towers.load(work / "towers.npz"), Ranker.load(work)
-    bundle = Bundle(_manifest(settings, data), towers, ranker, {})
+    bundle = Bundle(_manifest(settings, data) | _banner_effects(settings, data, ranker), towers, ranker, {})
     bundle.report = {
         "snapshot": data.snapshot,
         "test_starts_at": str(data.split.test_starts_at),
@@ -136,7 +137,7 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
         # Row r of the embedding is banner r − 1 of this list; an empty name was never shown while fitting.
         "banners_seen": [b if i else "" for b, i in zip(data.catalogue.banner_ids, seen, strict=True)],
         "policy": {
-            "name": "softmax" if settings.temperature else "epsilon-greedy",
+            "name": _policy_name(settings),
             "exploration": settings.exploration,
             "temperature": settings.temperature,
             "diversity": settings.diversity,
@@ -144,6 +145,9 @@ def _manifest(settings: Settings, data: Dataset) -> dict[str, Any]:
             "new_banner_impressions": settings.new_banner_impressions,
             "candidates": settings.candidates,
             "rank_by": settings.rank_by,
+            # Only where they are used, so that a bundle without is what it was before there were such settings.
+            **({"heads": settings.heads} if settings.heads else {}),
+            **({"optimism": settings.optimism} if settings.optimism else {}),
         },
         "click_values": _click_values(settings, data),
         "ranker": {"monotone": monotone_signs(settings.monotone), "engine": settings.ranker_engine},
@@ -158,6 +162,24 @@ def _engine(settings: Settings) -> AbstractContextManager[object]:
     from training.spark_retrieval import spark_session
 
     return spark_session(settings)
+
+
+def _policy_name(settings: Settings) -> str:
+    if settings.heads or settings.optimism:
+        return "thompson" if settings.heads else "ucb"
+    return "softmax" if settings.temperature else "epsilon-greedy"
+
+
+def _banner_effects(settings: Settings, data: Dataset, ranker: Ranker) -> dict[str, Any]:
+    """For the manifest, where the policy draws with them; fitted on the ranker's rows, the test part untouched.
+
+    With what the trained ranker says of them, not with out-of-sample predictions: those it does not keep.
+    """
+    if not (settings.heads or settings.optimism):
+        return {}
+    fit = np.concatenate([data.split.train, data.split.validation])
+    probabilities, clicked, rows = ranker.predict(data.matrix[fit]), data.clicked[fit], data.banner_rows[fit]
+    return {"banner_effects": fit_banner_effects(probabilities, clicked, rows, len(data.catalogue)).to_dict()}
 
 
 def _click_values(settings: Settings, data: Dataset) -> dict[str, float]:

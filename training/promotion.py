@@ -39,7 +39,7 @@ def judge(settings: Settings, tag: str) -> list[Check]:
     data = load_dataset(settings)
     return [
         *_quality(bundle.report),
-        *sound(data, bundle),
+        *sound(settings, data, bundle),
         _off_policy(bundle.report["policy"]),
         *_against_champion(settings, data, bundle, tag),
         _skew(data, bundle),

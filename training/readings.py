@@ -191,7 +191,8 @@ def _exploration(bundle: Bundle, chances: Floats) -> Reading:
     Under ε-greedy one propensity tells the best one's: itself where it is that of the best, 1 − ε above it elsewhere.
     """
     share = bundle.policy.exploration
-    if bundle.policy.temperature or not 0 < share < 0.5 or len(chances) < LEAST_IMPRESSIONS:
+    has_draws = bundle.effects is not None and len(bundle.effects) > 1  # Thompson sampling spreads the rest too
+    if has_draws or bundle.policy.temperature or not 0 < share < 0.5 or len(chances) < LEAST_IMPRESSIONS:
         return _unsaid("exploration", EXPLORATION_LIMIT, "needs an ε-greedy policy and enough sound propensities")
     is_explored = chances < 0.5
     against = np.clip(np.where(is_explored, share - chances, 1 - chances), 0.0, 1.0)

@@ -67,7 +67,7 @@ def _served(
             matrix = bundle.matrix(visitor, candidates, counts, context)
             appeal = bundle.appeal(bundle.ranker.predict(matrix), candidates, counts)
             matrices.append(matrix)
-            chances.append(bundle.policy.chances(appeal[None], np.ones(len(candidates), dtype=bool)))
+            chances.append(bundle.policy.chances(np.atleast_2d(appeal), np.ones(len(candidates), dtype=bool)))
     if not matrices:
         return np.empty((0, len(contract.RANKER_FEATURES)), np.float32), np.empty(0), 0
     return np.concatenate(matrices), np.concatenate(chances), len(matrices)

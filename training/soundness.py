@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+import duckdb
 import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
 from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS
 from marquee import contract
+from marquee.settings import Settings
 from training.bundle import Bundle
+from training.calibration import calibration_slope
 from training.check import Check
 from training.dataset import Dataset
-from training.metrics import auc
+from training.metrics import Floats, auc, bootstrap
 
 REPORT_SLACK: Final = 1e-3
 """AUC by which a bundle may differ from its own report: another machine's last digits."""
@@ -22,6 +25,34 @@ LEAK_MARGIN: Final = 0.05
 ROBUST_MARGIN: Final = 0.03
 """AUC that noise of a tenth in every number may cost."""
 NOISE: Final = 0.1
+SLOPE_LIMIT: Final = 2.0
+COUNTED_ROWS: Final = 2_000
+BANNER_DAYS: Final = 28
+"""Window of a banner's counts, and again how long they may be served."""
+AHEAD: Final = """
+with happened as (
+    select banner_id, visitor_id, occurred_at, kind = 'click' as is_click
+    from raw.events semi join (select batch_id from raw.batches where status = 'admitted') using (batch_id)
+    where kind in ('impression', 'click')
+),
+asked as (select row_number() over () as n, frame.* from frame),
+of_banner as (
+    select n, count(*) filter (not is_click) as shown, count(*) filter (is_click) as clicked
+    from asked join happened on happened.banner_id = asked.banner_id and occurred_at < impressed_at
+        and occurred_at >= impressed_at - to_days($days::integer)
+    group by n
+),
+of_visitor as (
+    select n, count(*) filter (not is_click) as shown, count(*) filter (is_click) as clicked
+    from asked join happened on happened.visitor_id = asked.visitor_id and occurred_at < impressed_at
+    group by n
+)
+select count(*) from asked left join of_banner using (n) left join of_visitor using (n)
+where banner_impression_count_28d > coalesce(of_banner.shown, 0)
+    or banner_click_count_28d > coalesce(of_banner.clicked, 0)
+    or visitor_impression_count_365d > coalesce(of_visitor.shown, 0)
+    or visitor_click_count_365d > coalesce(of_visitor.clicked, 0)
+"""
 COUNTED: Final = tuple(
     place
     for place, name in enumerate(contract.RANKER_FEATURES)
@@ -30,16 +61,41 @@ COUNTED: Final = tuple(
 """Features that are measured; the others name a place or a time."""
 
 
-def sound(data: Dataset, bundle: Bundle) -> list[Check]:
+def sound(settings: Settings, data: Dataset, bundle: Bundle) -> list[Check]:
     """The rows of the gate that need the bundle and the later window."""
     rows = data.split.test
     matrix, clicked = data.matrix[rows], data.clicked[rows]
-    measured = auc(clicked, bundle.ranker.predict(matrix))
+    probabilities = bundle.ranker.predict(matrix)
+    measured = auc(clicked, probabilities)
     return [
+        _calibration_slope(settings, data, probabilities),
         _own_report(bundle, measured),
         _leakage(data, measured),
+        _known_by_then(settings, data),
         _robustness(bundle, matrix, clicked, measured, bundle.manifest["seed"]),
     ]
+
+
+def _calibration_slope(settings: Settings, data: Dataset, probabilities: Floats) -> Check:
+    """A mean that is right can hide that high chances are told too low, and low ones too high."""
+    visitors = data.frame["visitor_id"].to_numpy(str)[data.split.test]
+    slope = bootstrap(calibration_slope(probabilities, data.clicked[data.split.test]), visitors, settings.seed)
+    near = slope.low <= SLOPE_LIMIT and slope.high >= 1 / SLOPE_LIMIT
+    about = f"clicks' log-odds on the predicted ones, 1 is right, {slope.low:.2f} to {slope.high:.2f}; above "
+    about += f"{SLOPE_LIMIT:g} or below {1 / SLOPE_LIMIT:g} for sure is refused"
+    return Check("calibration slope", slope.value, SLOPE_LIMIT, near, about)
+
+
+def _known_by_then(settings: Settings, data: Dataset) -> Check:
+    """No count of a training row may hold more than had happened before its impression, whatever made the rows."""
+    spread = np.linspace(0, len(data.frame) - 1, min(COUNTED_ROWS, len(data.frame))).astype(np.int64)
+    asked = data.frame.iloc[spread][["banner_id", "visitor_id", "impressed_at", *RESPONSE_COUNTS, *BANNER_COUNTS]]
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        connection.register("frame", asked.reset_index(drop=True))
+        row = connection.execute(AHEAD, {"days": 2 * BANNER_DAYS + 1}).fetchone()
+    ahead = int(row[0]) if row else 0
+    about = f"of {len(spread):,} training rows, those that count more than was logged before their impression"
+    return Check("known by then", float(ahead), 0.0, ahead == 0, about)
 
 
 def _own_report(bundle: Bundle, measured: float) -> Check:

@@ -12,6 +12,7 @@ import pytest
 from marquee.monotone import monotone_signs
 from marquee.settings import Settings
 from training import registry
+from training.banner_effects import PRIOR_DEVIATION
 from training.bundle import Bundle
 from training.calibration import KINDS
 from training.pipeline import assemble_bundle, require_latest_bundle
@@ -54,3 +55,30 @@ def test_slates_for_value_are_drawn_by_what_clicks_bring(copied: Callable[[Path]
     page = write_report(settings, tag, bundle.report).read_text(encoding="utf-8")
     assert "reliability plot" in page
     json.dumps(bundle.manifest, allow_nan=False)
+
+
+@pytest.mark.parametrize(("heads", "optimism", "name"), [(8, 0.0, "thompson"), (0, 1.0, "ucb")])
+def test_a_bundle_explores_by_what_is_not_known_of_its_banners(
+    copied: Callable[[Path], Settings], tmp_path: Path, heads: int, optimism: float, name: str
+) -> None:
+    settings = copied(tmp_path / "home")
+    plain = Bundle.load(registry.bundle_folder(settings, require_latest_bundle(settings)))
+    assert "banner_effects" not in plain.manifest
+    assert not {"heads", "optimism"} & set(plain.manifest["policy"])
+    tag = assemble_bundle(settings.model_copy(update={"heads": heads, "optimism": optimism}))
+    bundle = Bundle.load(registry.bundle_folder(settings, tag))
+    added = {"heads": heads} if heads else {"optimism": optimism}
+    assert bundle.manifest["policy"] == plain.manifest["policy"] | added | {"name": name}
+    unchanged = {key: value for key, value in bundle.manifest.items() if key not in ("policy", "banner_effects")}
+    assert unchanged == {key: value for key, value in plain.manifest.items() if key != "policy"}
+    assert bundle.effects is not None
+    assert bundle.effects.shape == (heads or 1, len(bundle.catalogue))
+    deviation = np.array(bundle.manifest["banner_effects"]["deviation"])
+    shown = np.array([banner != "" for banner in bundle.manifest["banners_seen"]])
+    assert np.all(deviation[~shown] == PRIOR_DEVIATION)
+    assert np.all(deviation[shown] < PRIOR_DEVIATION)
+    policy, before = bundle.report["policy"], plain.report["policy"]
+    assert policy["rows"] == before["rows"]
+    assert policy["estimates"]["dm"] != before["estimates"]["dm"]
+    assert bundle.report["ranker"] == plain.report["ranker"]
+    assert bundle.report["reference"]["requests"] == plain.report["reference"]["requests"]

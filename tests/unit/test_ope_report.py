@@ -62,6 +62,19 @@ def test_chance_of_the_logged_banner_and_both_predictions(
     monkeypatch: pytest.MonkeyPatch, boost: float, expected: list[list[float]]
 ) -> None:
     """Three requests that all logged the third banner: best candidate, not retrieved, and nothing retrieved."""
+    np.testing.assert_allclose(replayed(monkeypatch, lambda scores, rows, counts: boost * scores).T, expected)
+
+
+def test_each_draw_from_the_posterior_decides_as_often_off_policy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three draws two are as the scores and one the other way round; what is expected stays the ranker's."""
+    found = replayed(monkeypatch, lambda scores, rows, counts: np.stack([scores, -scores, 2 * scores]))
+    # A third of 0.1 and two of 0.8 for the third banner of the first request; the mixture of both cases above.
+    expected = [[1.7 / 3, 0.3, (2 * 0.27 + 0.13) / 3], [0, 0.6, (2 * 0.37 + 0.4 * 0.15 + 0.2 * 0.85) / 3], [0, 0.5, 0]]
+    np.testing.assert_allclose(found.T, expected)
+
+
+def replayed(monkeypatch: pytest.MonkeyPatch, appeal: Any) -> Any:
+    """[3, 3] what is found for each request with that appeal."""
     frame = pd.DataFrame({"placement_id": ["home"] * 3, "device": [DEVICES[0]] * 3, "position": [0] * 3})
     frame[["impressed_at", "last_seen_at"]] = np.datetime64("2026-01-01", "us")
     data: Any = SimpleNamespace(
@@ -75,10 +88,9 @@ def test_chance_of_the_logged_banner_and_both_predictions(
         encoding=Encoding(("bags",), ("home",), DEVICES, 0.05),
         banner_shares=np.ones((3, 1), np.float32),
         ranker=SimpleNamespace(predict=lambda matrix: SCORES.ravel()),
-        appeal=lambda scores, rows, counts: boost * scores,
+        appeal=appeal,
         policy=Policy(exploration=0.3),
     )
     monkeypatch.setattr(evaluation, "_retrieved", lambda data, bundle, rows: CANDIDATES)
     counts = {name: np.ones(3) for name in BANNER_COUNTS}
-    found = evaluation._replayed(data, bundle, counts, np.arange(3))
-    np.testing.assert_allclose(found.T, expected)
+    return evaluation._replayed(data, bundle, counts, np.arange(3))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, Encoding
 from marquee import contract
+from marquee.policy import slate_propensities
 from serving.recommend import Placed, recommend, request_rng
 from training.bundle import Bundle, Context
 from training.calibration import Platt
@@ -150,6 +153,81 @@ def test_slates_for_value_put_the_dearer_click_first_and_still_tell_its_probabil
     # In clicks of mean value, 20: what is drawn by keeps the unit of a probability.
     assert made.appeal(scores, np.arange(3), counts) == pytest.approx([0.1, 0.15, 0.1])
     assert for_clicks.appeal(scores, np.arange(3), counts) == pytest.approx(scores)
+
+
+def exploring(n: int = 4, exploration: float = 0.1, **policy: float) -> Bundle:
+    """n banners alike to the ranker: all well known and as good as it says, but for the last, which was never shown."""
+    plain = bundle([banner(number, "bags") for number in range(n)], exploration)
+    effects = {"mean": [0.0] * n, "deviation": [0.01] * (n - 1) + [0.5]}
+    manifest = plain.manifest | {"seed": 7, "banner_effects": effects, "policy": plain.manifest["policy"] | policy}
+    return Bundle(manifest, towers(n), taste_ranker(), {})
+
+
+@pytest.mark.parametrize("policy", [{}, {"heads": 16}, {"optimism": 1.0}], ids=["greedy", "thompson", "ucb"])
+def test_logged_propensities_are_the_policys_and_all_slates_add_to_one(policy: dict[str, float]) -> None:
+    made = exploring(**policy)
+    counts = {name: np.full(4, np.nan) for name in BANNER_COUNTS}
+    score = ask(made, 1, visitor(bags=1.0))[0].score
+    appeal = made.appeal(np.full(4, score), np.arange(4), counts)
+    assert appeal.shape == ({"heads": 16, "optimism": 1}[next(iter(policy))], 4) if policy else (4,)
+    drawn: Counter[tuple[int, ...]] = Counter()
+    for number in range(1_500):
+        slate = ask(made, 2, visitor(bags=1.0), f"r{number}", explain=False)
+        items = np.array([placed.row for placed in slate])
+        assert [placed.propensity for placed in slate] == slate_propensities(appeal, items, made.policy).tolist()
+        assert all(placed.propensity >= 0.1 / (4 - placed.position) for placed in slate)
+        assert {placed.score for placed in slate} == {score}
+        drawn[tuple(items.tolist())] += 1
+    slates = list(permutations(range(4), 2))
+    chances = [float(slate_propensities(appeal, np.array(items), made.policy).prod()) for items in slates]
+    assert sum(chances) == pytest.approx(1.0)
+    for items, p in zip(slates, chances, strict=True):
+        assert abs(drawn[items] - 1_500 * p) < 4.5 * np.sqrt(1_500 * p * (1 - p))
+
+
+@pytest.mark.parametrize("policy", [{"heads": 16}, {"optimism": 1.0}], ids=["thompson", "ucb"])
+def test_a_banner_never_shown_is_drawn_more_often_than_by_greed(policy: dict[str, float]) -> None:
+    counts = {name: np.full(4, np.nan) for name in BANNER_COUNTS}
+    last = []
+    for made in (exploring(), exploring(**policy)):
+        appeal = np.atleast_2d(made.appeal(np.full(4, 0.2), np.arange(4), counts))
+        last.append(made.policy.chances(appeal, np.ones(4, dtype=bool))[3])
+        ranked = made.ranking(visitor(bags=1.0), counts, Context("home", "mobile", AT))
+        assert sorted(ranked) == made.catalogue.banner_ids
+    assert last[0] == pytest.approx(0.025)
+    assert last[1] > 0.25  # more than its share of four: the floor alone is 0.025
+
+
+def test_the_ranking_is_by_mean_over_the_draws() -> None:
+    made = exploring(n=2, heads=2)
+    made.effects = np.array([[0.0, 1.0], [0.0, -3.0]])
+    counts = {name: np.full(2, np.nan) for name in BANNER_COUNTS}
+    assert made.ranking(visitor(bags=1.0), counts, Context("home", "mobile", AT)) == ["b00", "b01"]
+    made.effects = np.array([[0.0, 3.0], [0.0, -1.0]])
+    assert made.appeal(np.full(2, 0.5), np.arange(2), counts)[:, 0].tolist() == [0.5, 0.5]
+    assert made.ranking(visitor(), counts, Context("home", "mobile", AT)) == ["b01", "b00"]
+
+
+def test_draws_are_the_bundles_own_and_older_bundles_have_none() -> None:
+    one, again = exploring(heads=3), exploring(heads=3)
+    other = Bundle(one.manifest | {"seed": 8}, towers(4), taste_ranker(), {})
+    assert one.effects is not None
+    assert np.array_equal(one.effects, again.effects)
+    assert not np.array_equal(one.effects, other.effects)
+    assert exploring().effects is None
+    assert bundle([banner(1, "bags")]).effects is None
+
+
+def test_worth_and_the_boost_of_new_banners_count_with_each_draw() -> None:
+    made = exploring(n=2, heads=2, new_banner_boost=0.5, new_banner_impressions=100)
+    counts = {name: np.array([200.0, np.nan]) for name in BANNER_COUNTS}
+    made.worth, made.effects = np.array([0.5, 1.5]), np.log([[1.0, 4.0], [4.0, 1.0]])
+    # Odds of 1/4 become 1 with an effect of log 4: 0.2 becomes 0.5.
+    assert made.appeal(np.full(2, 0.2), np.arange(2), counts) == pytest.approx(
+        np.array([[0.2 * 0.5, 0.5 * 1.5 * 1.5], [0.5 * 0.5, 0.2 * 1.5 * 1.5]])
+    )
+    alone = made.appeal(np.array([0.2]), np.array([1]), counts)
+    assert alone == pytest.approx(np.array([[0.5 * 1.5 * 1.5], [0.2 * 1.5 * 1.5]])), "rows name banners, not places"
 
 
 def test_retrieval_hands_on_the_nearest_only() -> None:

@@ -42,6 +42,16 @@ def test_bad_values_are_one_clear_error(text: str, word: str) -> None:
         load_settings()
 
 
+def test_of_two_ways_to_explore_banners_one_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARQUEE_HEADS", "16")
+    assert (load_settings().heads, load_settings().optimism) == (16, 0.0)
+    monkeypatch.setenv("MARQUEE_OPTIMISM", "1")
+    with pytest.raises(SettingsError, match=r"^setting optimism: .*optimism and heads are two ways to explore"):
+        load_settings()
+    monkeypatch.setenv("MARQUEE_HEADS", "0")
+    assert load_settings().optimism == 1.0
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         load_settings().seed = 4  # type: ignore[misc]

@@ -1,0 +1,104 @@
+"""From a cold start: what Marquee earns in simulated shops, a new banner's way to its place, and a change of tastes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.choosers import Best, Marquee, Popular, Random
+from benchmarks.measure import say
+from benchmarks.shop import Chooser, Run, Shop
+from ingestion.world import WorldSettings
+from marquee.settings import Settings
+
+WORLDS: Final = ("easy", "usual", "hard")
+EVENTS: Final = Settings.model_fields["events"].default
+"""Size of the shop: as many visitors as the default log of the simulator has."""
+RECOVERED: Final = 0.8
+FORGETTING_DAYS: Final = (14.0, 2.0)
+"""Half-lives of interest that are tried where tastes change; the first is the default."""
+
+
+def worlds(seed: int, requests: int, names: tuple[str, ...] = WORLDS) -> dict[str, Any]:
+    """Value of Marquee, the most clicked, and chance in each world, as shares of the best policy's own run."""
+    found = {}
+    for name in names:
+        settings = WorldSettings(seed, EVENTS, difficulty=name)
+        runs = {kind: _run(settings, requests, kind) for kind in ("best", "random", "popular", "marquee")}
+        found[name] = _told(settings, runs)
+        say(f"{name}: {found[name]}")
+    usual = found.get("usual", {})
+    headline = ("value_vs_best", "value_vs_popular", "value_vs_random", "new_banner_share")
+    return {name: usual.get(name) for name in headline} | {"worlds": found}
+
+
+def change(seed: int, requests: int) -> dict[str, Any]:
+    """Tastes change hands at half time: after which share of the run Marquee earns four fifths of the best again."""
+    settings = WorldSettings(seed, EVENTS)
+    half = settings.days // 2
+    best = _run(settings, requests, "best", half)
+    found: dict[str, Any] = {}
+    for days in FORGETTING_DAYS:
+        run = _run(settings, requests, "marquee", half, days)
+        ratio = np.array(run.value) / np.array(best.value)
+        back = np.flatnonzero(ratio[half:] >= RECOVERED)
+        found[f"half_life_{days:g}"] = {
+            "before": round(float(ratio[half - 1]), 3),
+            "after_by_day": [round(float(one), 3) for one in ratio[half:]],
+            "recovered_within": round(float(back[0] + 1) / settings.days, 3) if len(back) else None,
+        }
+        say(f"change, half-life {days:g} days: {found[f'half_life_{days:g}']}")
+    first = found[f"half_life_{FORGETTING_DAYS[0]:g}"]["recovered_within"]
+    return {"change_recovered_within": first, "change": found}
+
+
+def _run(settings: WorldSettings, requests: int, kind: str, change_on: int | None = None, days: float = 14.0) -> Run:
+    shop = Shop(settings, requests, change_on)
+    chooser: Chooser
+    match kind:
+        case "best":
+            chooser = Best(shop)
+        case "random":
+            chooser = Random(shop)
+        case "popular":
+            chooser = Popular(shop)
+        case _:
+            chooser = Marquee(shop, Settings(seed=settings.seed), days)
+    return shop.run(chooser)
+
+
+def _told(settings: WorldSettings, runs: dict[str, Run]) -> dict[str, Any]:
+    value = {name: sum(run.value) / sum(run.requests) for name, run in runs.items()}
+    own = runs["marquee"]
+    return {
+        "requests": sum(own.requests),
+        "value_vs_best": round(value["marquee"] / value["best"], 4),
+        "value_vs_popular": round(value["marquee"] / value["popular"], 3),
+        "value_vs_random": round(value["marquee"] / value["random"], 3),
+        "value_vs_best_in_its_own_states": round(sum(own.value) / sum(own.best_there), 4),
+        **_newcomers(settings, runs),
+    }
+
+
+def _newcomers(settings: WorldSettings, runs: dict[str, Run]) -> dict[str, Any]:
+    """Impressions of the banners of campaigns that begin during the run, over those that the best policy gives them.
+
+    Counted over the first requests after their campaign began, 2 % of the run; ``new_banners_there`` is the share of
+    them that alone had nine tenths by then, which chance decides too: each has some dozens of impressions.
+    """
+    world = Shop(settings, 1).world
+    starts = world.campaign_starts[world.banner_campaign]
+    new = np.flatnonzero((starts > 0) & (starts < settings.days - 1))
+    given = {
+        name: np.array([runs[name].shown_early[starts[banner]][banner] for banner in new], dtype=np.float64)
+        for name in ("best", "marquee")
+    }
+    if not len(new) or not given["best"].sum():
+        return {"new_banners": len(new), "new_banner_share": None}
+    there = given["marquee"] >= 0.9 * given["best"]
+    return {
+        "new_banners": len(new),
+        "new_banner_share": round(float(given["marquee"].sum() / given["best"].sum()), 3),
+        "new_banners_there": round(float(there.mean()), 3),
+    }
