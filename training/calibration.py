@@ -181,8 +181,11 @@ def calibration_slope(probabilities: NDArray[np.floating], clicked: NDArray[np.b
 
     Below 1 the probabilities lie too far apart, above 1 too close together, whatever their mean.
     """
-    inputs, targets = _logit(probabilities)[:, None], clicked.astype(np.float64)
-    return lambda weights: float(_logistic(inputs, targets, weights)[0])
+    logit, targets = _logit(probabilities), clicked.astype(np.float64)
+    # Newton's bounded steps need a scale: probabilities that hardly differ have a slope of ten or more.
+    spread = max(float(logit.std()), 1e-9)
+    inputs = ((logit - logit.mean()) / spread)[:, None]
+    return lambda weights: float(_logistic(inputs, targets, weights)[0]) / spread
 
 
 def _logistic(inputs: Floats, targets: Floats, rows: Floats | None = None) -> Floats:

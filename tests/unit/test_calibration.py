@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.calibration import (
+    calibration_slope,
     KINDS,
     Beta,
     Calibration,
@@ -150,3 +151,13 @@ def test_the_kind_is_that_of_the_distortion() -> None:
     assert kind in ("platt", "beta")
     assert set(losses) == set(KINDS)
     assert losses[kind] == min(losses.values())
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.2, 1.0, 4.0])
+def test_slope_is_what_log_odds_were_divided_by(factor: float) -> None:
+    rng = np.random.default_rng(3)
+    logit = rng.normal(-2.5, 0.8, 40_000)
+    clicked = rng.random(len(logit)) < 1 / (1 + np.exp(-logit))
+    told = 1 / (1 + np.exp(-(factor * (logit + 2.5) - 2.5)))
+    slope = calibration_slope(told, clicked)(np.ones(len(told)))
+    assert slope == pytest.approx(1 / factor, rel=0.08)
