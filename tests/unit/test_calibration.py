@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.calibration import (
-    calibration_slope,
     KINDS,
     Beta,
     Calibration,
     Isotonic,
     Kind,
     Platt,
+    calibration_slope,
     choose_kind,
     fit_calibration,
     from_json,
