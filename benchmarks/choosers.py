@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -13,11 +14,12 @@ from features.matrix import SMOOTHING, Encoding, ranker_matrix
 from ingestion.traffic import KINDS, SECOND, Rows, placements
 from ingestion.world import DEVICES, PLACEMENTS, SLOTS, Floats, Ints
 from marquee import contract
+from marquee.errors import NothingToDo
 from marquee.monotone import monotone_signs
 from marquee.policy import Policy, draw_slate, new_banner_boost
 from marquee.settings import Settings
 from training.catalogue import Catalogue
-from training.dataset import Dataset, Split
+from training.dataset import Dataset, Split, split_by_time
 from training.ranker import Ranker, RankerSettings, fit_ranker
 
 HALF_LIFE_DAYS: Final = 14
@@ -25,6 +27,8 @@ HALF_LIFE_DAYS: Final = 14
 RETRAINED_AFTER: Final = (0, 1, 2, 4, 6, 9, 13, 18, 23)
 """Days after which a new bundle is trained; more often while there is little to go by."""
 VALIDATION_SHARE: Final = 0.2
+LABEL_DELAY: Final = np.timedelta64(1, "D")
+"""Until the pipeline takes a label for final, as attribution has it by default."""
 POSITION: Final = contract.RANKER_FEATURES.index("position")
 
 
@@ -82,6 +86,9 @@ class Marquee:
     """The product's ranker on the product's features, retrained as days go by, and the product's policy.
 
     Features are as of the last midnight, as the feature store has them. Before the first bundle slates are uniform.
+    Retrieval is left out: there are hardly more banners than the candidates it hands on. ``held_out`` trains as the
+    pipeline does, which keeps the newest three tenths for its report and waits a day for labels; without it the ranker
+    learns from every impression up to midnight.
     """
 
     def __init__(
@@ -90,12 +97,13 @@ class Marquee:
         settings: Settings,
         half_life_days: float = HALF_LIFE_DAYS,
         retrained_after: tuple[int, ...] = RETRAINED_AFTER,
+        held_out: bool = False,
     ) -> None:
         world = shop.world
         self.shop, self.settings, self.half_life_days = shop, settings, half_life_days
         self.policy = Policy(settings.exploration, settings.temperature, settings.diversity)
         self.rng = np.random.default_rng(settings.seed)
-        self.retrained_after = retrained_after
+        self.retrained_after, self.held_out = retrained_after, held_out
         self.ranker: Ranker | None = None
         self.base_rate = 0.05
         self.interest = np.zeros(world.tastes.shape)
@@ -106,7 +114,7 @@ class Marquee:
         self.banner = {name: np.zeros(world.settings.banners) for name in ("shown", "click")}
         self.prices = np.add.reduceat(world.price[world.banner_products], world.banner_offsets[:-1])
         self.prices /= np.diff(world.banner_offsets)
-        self.log: list[tuple[NDArray[np.float32], NDArray[np.bool_], Ints]] = []
+        self.log: list[tuple[NDArray[np.float32], NDArray[np.bool_], Ints, Ints]] = []
         self.pending: list[tuple[Rows, NDArray[np.float32], Ints]] = []
 
     def choose(self, day: int, asked: Rows, views: Rows) -> tuple[Ints, Floats]:
@@ -181,7 +189,8 @@ class Marquee:
         self.visitor["day"][came] += 1
         self.seen_at[rows["visitor"]] = rows["at"] / SECOND  # in time order: the last one stays
         if day in self.retrained_after:
-            self.ranker = self._fitted()
+            with suppress(NothingToDo):  # too short a log to hold anything out: the policy stays what it is
+                self.ranker = self._fitted()
 
     def _keep(self, rows: Rows) -> None:
         clicks = rows[rows["kind"] == KINDS["click"]]
@@ -192,26 +201,35 @@ class Marquee:
             inputs = taken[row, position]
             inputs[:, POSITION] = position
             hits = [(first + r, p) in clicked for r, p in zip(row.tolist(), position.tolist(), strict=True)]
-            self.log.append((inputs, np.array(hits), asked["visitor"][row].astype(np.int64)))
+            self.log.append((inputs, np.array(hits), asked["visitor"][row].astype(np.int64), asked["at"][row]))
             first += len(asked)
         self.pending = []
 
     def _fitted(self) -> Ranker:
-        matrix, clicked, visitors = (np.concatenate(parts) for parts in zip(*self.log, strict=True))
-        self.base_rate = float(clicked.mean())
+        matrix, clicked, visitors, at = (np.concatenate(parts) for parts in zip(*self.log, strict=True))
+        order = np.argsort(at, kind="stable")
+        matrix, clicked, visitors, at = matrix[order], clicked[order], visitors[order], at[order]
+        moments = at.astype("datetime64[us]")
+        split = split_by_time(moments, moments + LABEL_DELAY) if self.held_out else _everything(len(clicked))
+        self.base_rate = float(clicked[split.train].mean())
         chosen = RankerSettings(seed=self.settings.seed, monotone=monotone_signs(self.settings.monotone))
-        return fit_ranker(_dataset(matrix, clicked, visitors, self.base_rate), chosen)
+        return fit_ranker(_dataset(matrix, clicked, visitors, split, self.base_rate), chosen)
 
 
-def _dataset(matrix: NDArray[np.float32], clicked: NDArray[np.bool_], visitors: Ints, base_rate: float) -> Dataset:
-    """As much of a training set as a ranker is fitted on, in time order; nothing is held out for a test."""
-    border = int(len(clicked) * (1 - VALIDATION_SHARE))
-    rows, never = np.arange(len(clicked)), np.datetime64("NaT")
-    split = Split(rows[:border], rows[border:], rows[:0], never, never, 0)
+def _everything(rows: int) -> Split:
+    """Train on the earlier part, choose the number of trees on the later; nothing is held out for a test."""
+    border, every, never = int(rows * (1 - VALIDATION_SHARE)), np.arange(rows), np.datetime64("NaT")
+    return Split(every[:border], every[border:], every[:0], never, never, 0)
+
+
+def _dataset(
+    matrix: NDArray[np.float32], clicked: NDArray[np.bool_], visitors: Ints, split: Split, base_rate: float
+) -> Dataset:
+    """As much of a training set as a ranker is fitted on, in time order."""
     frame = pd.DataFrame({"visitor_id": visitors.astype(str)})
     encoding = Encoding((), PLACEMENTS, DEVICES, base_rate)
-    none = np.zeros((0, 0), np.float32)
-    return Dataset(frame, Catalogue.from_rows([]), encoding, split, matrix, none, none, rows[:0], clicked, "")
+    none, no_rows = np.zeros((0, 0), np.float32), np.arange(0)
+    return Dataset(frame, Catalogue.from_rows([]), encoding, split, matrix, none, none, no_rows, clicked, "")
 
 
 def _without_propensities(banners: Ints) -> tuple[Ints, Floats]:

@@ -25,11 +25,14 @@ def worlds(seed: int, requests: int, names: tuple[str, ...] = WORLDS) -> dict[st
     found = {}
     for name in names:
         settings = WorldSettings(seed, EVENTS, difficulty=name)
-        runs = {kind: _run(settings, requests, kind) for kind in ("best", "random", "popular", "marquee")}
+        kinds = ("best", "random", "popular", "marquee", *(("held_out",) if name == "usual" else ()))
+        runs = {kind: _run(settings, requests, kind) for kind in kinds}
         found[name] = _told(settings, runs)
         say(f"{name}: {found[name]}")
     usual = found.get("usual", {})
-    headline = ("value_vs_best", "value_vs_popular", "value_vs_random", "new_banner_share")
+    against = ("value_vs_best", "value_vs_popular", "value_vs_random")
+    stricter = ("value_vs_best_in_its_own_states", "value_vs_best_held_out")
+    headline = (*against, *stricter, "new_banner_share")
     return {name: usual.get(name) for name in headline} | {"worlds": found}
 
 
@@ -42,11 +45,13 @@ def change(seed: int, requests: int) -> dict[str, Any]:
     for days in FORGETTING_DAYS:
         run = _run(settings, requests, "marquee", half, days)
         ratio = np.array(run.value) / np.array(best.value)
-        back = np.flatnonzero(ratio[half:] >= RECOVERED)
+        # From the first day on which it earns that much again and does so on all that follow.
+        low = np.flatnonzero(ratio[half:] < RECOVERED)
+        back = int(low[-1]) + 1 if len(low) else 0
         found[f"half_life_{days:g}"] = {
             "before": round(float(ratio[half - 1]), 3),
             "after_by_day": [round(float(one), 3) for one in ratio[half:]],
-            "recovered_within": round(float(back[0] + 1) / settings.days, 3) if len(back) else None,
+            "recovered_within": round((back + 1) / settings.days, 3) if back < len(ratio[half:]) else None,
         }
         say(f"change, half-life {days:g} days: {found[f'half_life_{days:g}']}")
     first = found[f"half_life_{FORGETTING_DAYS[0]:g}"]["recovered_within"]
@@ -64,7 +69,7 @@ def _run(settings: WorldSettings, requests: int, kind: str, change_on: int | Non
         case "popular":
             chooser = Popular(shop)
         case _:
-            chooser = Marquee(shop, Settings(seed=settings.seed), days)
+            chooser = Marquee(shop, Settings(seed=settings.seed), days, held_out=kind == "held_out")
     return shop.run(chooser)
 
 
@@ -77,6 +82,7 @@ def _told(settings: WorldSettings, runs: dict[str, Run]) -> dict[str, Any]:
         "value_vs_popular": round(value["marquee"] / value["popular"], 3),
         "value_vs_random": round(value["marquee"] / value["random"], 3),
         "value_vs_best_in_its_own_states": round(sum(own.value) / sum(own.best_there), 4),
+        **({"value_vs_best_held_out": round(value["held_out"] / value["best"], 4)} if "held_out" in value else {}),
         **_newcomers(settings, runs),
     }
 
@@ -96,7 +102,8 @@ def _newcomers(settings: WorldSettings, runs: dict[str, Run]) -> dict[str, Any]:
     }
     if not len(new) or not given["best"].sum():
         return {"new_banners": len(new), "new_banner_share": None}
-    there = given["marquee"] >= 0.9 * given["best"]
+    deserving = given["best"] > 0
+    there = given["marquee"][deserving] >= 0.9 * given["best"][deserving]
     return {
         "new_banners": len(new),
         "new_banner_share": round(float(given["marquee"].sum() / given["best"].sum()), 3),

@@ -29,7 +29,9 @@ IMPRESSIONS = """
     priors as (
         select visitor_id, count(*) as views, count(case when is_clicked then 1 end) as clicks
         from intermediate.int_impressions_clean
-        where impressed_at < $since and impressed_at >= $since - to_days($days)
+        where impressed_at >= $since - to_days($days) and impressed_at < least($since, coalesce((
+            select min(impressed_at) from intermediate.int_impressions_clean where arm in (select unnest($treated))
+        ), $since))
         group by visitor_id
     ),
 
@@ -52,7 +54,10 @@ IMPRESSIONS = """
     left join earned on shown.impression_id = earned.impression_id
     left join priors on shown.visitor_id = priors.visitor_id
 """
-"""``prior``: clicks of the visitor before the start, above what their views should have brought."""
+"""``prior``: clicks of the visitor before the start, above what their views should have brought.
+
+Before any arm but the control was first served too: an arm that grew has been at work before the growth.
+"""
 WINDOW = """
     select max(first_at), min(last_at) from (
         select min(impressed_at) as first_at, max(impressed_at) as last_at
@@ -100,7 +105,7 @@ def experiment(
     shares = {arm.name: arm.share for arm in plan.arms}
     design = Design(plan.arm(control).name, plan.unit, planned)
     with console.progress("experiment", None, settings.quiet):
-        analysis = analyse(_shown(settings, plan, since or began, until), shares, design, metric)
+        analysis = analyse(_shown(settings, plan, control, since or began, until), shares, design, metric)
         decisions = [decision.decide(analysis, arm, metric, always_valid) for arm in analysis.comparisons]
         told = decision.summary_lines(name, analysis, decisions)
         told.insert(-len(decisions), console.table("", HEAD, decision.table_rows(analysis, always_valid)))
@@ -134,7 +139,7 @@ def _plan(settings: Settings, name: str) -> tuple[Any, datetime | None]:
     return Experiment(CANARY, arms), _utc(datetime.fromisoformat(last.at))
 
 
-def _shown(settings: Settings, plan: Any, since: datetime | None, until: datetime | None) -> Any:
+def _shown(settings: Settings, plan: Any, control: str, since: datetime | None, until: datetime | None) -> Any:
     """The experiment's impressions by people, with what they earned, as arrays.
 
     Raises:
@@ -152,7 +157,8 @@ def _shown(settings: Settings, plan: Any, since: datetime | None, until: datetim
         if start is None or end is None:
             raise NothingToDo(f"no impression has the arms {', '.join(arms)} yet; serve the experiment first")
         end = end if until else end + RESOLUTION
-        asked = {"arms": arms, "since": start, "until": end, "days": COVARIATE_DAYS}
+        treated = [arm for arm in arms if arm != control]
+        asked = {"arms": arms, "treated": treated, "since": start, "until": end, "days": COVARIATE_DAYS}
         found = warehouse.execute(IMPRESSIONS, asked).fetchnumpy()
     if missing := sorted(set(arms) - set(found["arm"])):
         raise NothingToDo(f"no impression from {start} to {end} has the arm {missing[0]}; see --since and --until")

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from marquee import console
-from marquee.errors import MarqueeError
 from marquee.options import Home, Json, command_settings, given_reason
 
 By = Annotated[str | None, typer.Option(help="Who asks; recorded.")]
@@ -44,8 +43,6 @@ def canary(
 ) -> None:
     """Let a bundle answer a share of the visitors, if the gate lets it; a share that grows keeps those it had."""
     why = None if override is None else given_reason(override, "--override")
-    if not 0 < share < 1:
-        raise MarqueeError(f"--share is {share:g}: give one between 0 and 1; everybody is `marquee promote`")
     settings = command_settings(home, after="promote")
     from training.pipeline import require_latest_bundle
     from training.promotion import end_trial, start_canary

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -21,6 +22,8 @@ from training import registry
 from training.bundle import Bundle
 
 FOLLOW_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 30.0
+"""Until a bundle that could not be read is tried again."""
 COUNTS_SECONDS: Final = 60.0
 """How long the banners' counts are kept before they are read again; they change once a day."""
 CHAMPION: Final = "champion"
@@ -62,6 +65,19 @@ class Standing:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Roles and the bundles ready for them, taken as one: a request must not see half of a switch."""
+
+    roles: registry.Roles
+    standing: dict[str, Standing]
+
+    @property
+    def champion(self) -> Standing:
+        """What answers when nothing else is said."""
+        return self.standing[self.roles.champion or ""]
+
+
 class Lineup:
     """Follows the record of promotions, looked up at most once a second.
 
@@ -74,8 +90,8 @@ class Lineup:
         self.moments = OnlineMoments(settings)
         self._settings, self._clock = settings, clock
         self._features = OnlineFeatures(settings)
-        self._standing: dict[str, Standing] = {}
-        self._roles = registry.Roles()
+        self._inside = Inside(registry.Roles(), {})
+        self._retry_at: dict[str, float] = {}
         self._followed_at = -math.inf
         self._experiment = read_experiment(settings.experiment) if settings.experiment else None
         registry.require_champion(settings)
@@ -84,27 +100,29 @@ class Lineup:
     @property
     def roles(self) -> registry.Roles:
         """What is in force here."""
-        return self._roles
+        return self._inside.roles
 
     @property
     def champion(self) -> Standing:
         """What answers when nothing else is said."""
-        return self._standing[self._roles.champion or ""]
+        return self._inside.champion
 
     @property
     def shadow(self) -> Standing | None:
         """What is scored beside the answer, seen by nobody."""
-        return self._standing.get(self._roles.shadow or "")
+        inside = self._inside
+        return inside.standing.get(inside.roles.shadow or "")
 
     def answering(self, visitor_id: str, at: datetime) -> tuple[str, Standing]:
         """The arm that this visitor is in, and the bundle that answers there: the champion's while it has no other."""
-        arms = self._experiment or _canary(self._roles)
+        inside = self._inside
+        arms = self._experiment or _canary(inside.roles)
         if arms is None:
-            return CHAMPION, self.champion
+            return CHAMPION, inside.champion
         arm = assign(arms, visitor_id, at)
-        wanted = arm.bundle or self.champion.tag
+        standing = inside.standing.get(arm.bundle) if arm.bundle else inside.champion
         # An arm whose bundle is not there is not served under its name: its figures would be the champion's.
-        return (arm.name, self._standing[wanted]) if wanted in self._standing else (CHAMPION, self.champion)
+        return (arm.name, standing) if standing else (CHAMPION, inside.champion)
 
     def follow(self) -> None:
         """Switch to what was newly promoted, rolled back, or put on trial."""
@@ -114,27 +132,33 @@ class Lineup:
         try:
             self._take(registry.roles(self._settings))
         except Exception as error:  # whatever is wrong with the record, the last good one still answers
-            if not self._standing:
+            if not self._inside.standing:
                 raise
             LOG.error("still serving %s: %s", self.champion.tag, error)
-        for standing in self._standing.values():
+        for standing in self._inside.standing.values():
             standing.refresh(self.moments, self._clock)
 
     def _take(self, roles: registry.Roles) -> None:
         in_arms = [arm.bundle for arm in self._experiment.arms] if self._experiment else []
         wanted = {tag for tag in (roles.champion, roles.canary, roles.shadow, *in_arms) if tag}
-        kept = {tag: standing for tag, standing in self._standing.items() if tag in wanted}
+        before = self._inside
+        kept = {tag: standing for tag, standing in before.standing.items() if tag in wanted}
         for tag in sorted(wanted - set(kept)):
+            # To read a bundle that is broken takes time from the answers, so it is not tried at every look.
+            if time.monotonic() < self._retry_at.get(tag, -math.inf):
+                continue
             try:
                 kept[tag] = self._load(tag)
+                kept[tag].refresh(self.moments, self._clock)
             except Exception as error:  # a trial that cannot be read is no reason to lose the champion
-                if tag == roles.champion and not self._standing:
+                if tag == roles.champion and not before.standing:
                     raise
+                self._retry_at[tag] = time.monotonic() + RETRY_SECONDS
                 LOG.error("bundle %s cannot be served: %s", tag, error)
         if roles.champion not in kept:
-            kept[self.champion.tag] = self.champion
-            roles = registry.Roles(self.champion.tag, roles.canary, roles.share, roles.shadow)
-        self._standing, self._roles = kept, roles
+            kept[before.champion.tag] = before.champion
+            roles = replace(roles, champion=before.champion.tag)
+        self._inside = Inside(roles, kept)
 
     def _load(self, tag: str) -> Standing:
         bundle = registry.load_bundle(self._settings, tag)

@@ -7,6 +7,8 @@ import os
 import queue
 import threading
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ from training.bundle import Context
 
 WAITING: Final = 200
 """Requests that may wait; further ones are left out, so that a slow shadow costs the answers nothing."""
+MOST_BYTES: Final = 50_000_000
+"""Of one process's file on one shadow: some hundred thousand requests say what there is to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Compared:
     same_first: float | None
     p99_ms: float | None
     first_error: str = ""
+    left_out: int = 0
+    """Requests that came while it was too slow, or had filled its file."""
 
     def lines(self) -> list[str]:
         """The same for a person."""
@@ -45,6 +51,8 @@ class Compared:
                 f"it would have shown {self.overlap:.1%} of the banners shown, {self.same_first:.1%} at the top"
             )
             told.append(f"99 % of its answers took {self.p99_ms:.1f} ms at most")
+        if self.left_out:
+            told.append(f"{self.left_out:,} requests were left out: it was too slow, or its file is full")
         return [*told, *([f"first failure: {self.first_error}"] if self.first_error else [])]
 
 
@@ -66,6 +74,7 @@ class Shadow:
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.shadow
         self._waiting: queue.Queue[tuple[Standing, Seen]] = queue.Queue(WAITING)
+        self._left_out: Counter[str] = Counter()
         threading.Thread(target=self._work, name="shadow", daemon=True).start()
 
     def ask(self, standing: Standing, seen: Seen) -> None:
@@ -73,7 +82,7 @@ class Shadow:
         try:
             self._waiting.put_nowait((standing, seen))
         except queue.Full:
-            LOG.warning("the shadow %s is too slow: a request was left out", standing.tag)
+            self._left_out[standing.tag] += 1
 
     def drain(self) -> None:
         """Wait until all that was asked is written."""
@@ -92,7 +101,10 @@ class Shadow:
     def _write(self, tag: str, line: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with shadow_file(self._folder, tag, os.getpid()).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            if file.tell() > MOST_BYTES:
+                self._left_out[tag] += 1
+                return
+            file.write(json.dumps(line | {"left_out": self._left_out.pop(tag, 0)}) + "\n")
 
 
 def shadow_file(folder: Path, tag: str, process: int) -> Path:
@@ -121,19 +133,26 @@ def compare_shadow(settings: Settings, tag: str | None) -> Compared:
     if tag is None:
         raise BundleError("there is no shadow; start one with `marquee shadow TAG`")
     files = sorted(settings.shadow.glob(shadow_file(settings.shadow, tag, 0).name.replace("-0.", "-*.")))
-    lines = [json.loads(line) for file in files for line in _whole_lines(file)]
+    lines = [line for file in files for line in _read_lines(file)]
     failed = [line["error"] for line in lines if "error" in line]
     scored = [line for line in lines if "would" in line and line["shown"]]
+    told: dict[str, Any] = {
+        "errors": len(failed),
+        "first_error": failed[0] if failed else "",
+        "left_out": sum(line.get("left_out", 0) for line in lines),
+    }
     if not scored:
-        return Compared(tag, 0, len(failed), None, None, None, failed[0] if failed else "")
+        return Compared(tag, 0, overlap=None, same_first=None, p99_ms=None, **told)
     overlap = np.mean([len({*line["would"]} & {*line["shown"]}) / len(line["shown"]) for line in scored])
     first = np.mean([line["would"][:1] == line["shown"][:1] for line in scored])
     slow = np.percentile([line["ms"] for line in scored], 99)
-    return Compared(
-        tag, len(scored), len(failed), float(overlap), float(first), float(slow), failed[0] if failed else ""
-    )
+    return Compared(tag, len(scored), overlap=float(overlap), same_first=float(first), p99_ms=float(slow), **told)
 
 
-def _whole_lines(file: Path) -> list[str]:
-    """A last line without its end belongs to a process that was killed, or that writes it now."""
-    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """A process that was killed leaves half a line, and one that follows it may write on behind it."""
+    found = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found

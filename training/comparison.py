@@ -7,7 +7,7 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, norm
 
 from features.matrix import category_matrix, ranker_matrix
 from marquee.settings import Settings
@@ -51,6 +51,8 @@ def compare(settings: Settings, data: Dataset, challenger: Bundle, champion: Bun
 
 
 def _not_worse(settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Floats) -> Check:
+    if _clicks(data, rows) < LEAST_CLICKS:
+        return Check(COMPARED[0], None, None, True, f"cannot say: fewer than {LEAST_CLICKS} clicks in the later window")
     gain = _gain(settings, data, rows, own, other)
     about = f"AUC less the champion's on the same {len(rows):,} later impressions, {_interval(gain)}"
     return Check("not worse than champion", gain.value, -HARM_MARGIN, _is_harmless(gain, HARM_MARGIN), about)
@@ -71,12 +73,17 @@ def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, ot
     gains: dict[str, Estimate] = {}
     for segment in np.unique(segments):
         here = segments == segment
-        clicks = data.clicked[rows[here]].sum()
-        if min(clicks, here.sum() - clicks) >= LEAST_CLICKS:
+        if _clicks(data, rows[here]) >= LEAST_CLICKS:
             gains[str(segment)] = _gain(settings, data, rows[here], own[here], other[here])
     if not gains:
         return Check("segment harm", None, None, True, f"cannot say: no segment has {LEAST_CLICKS} clicks")
-    harmed = [s for s, gain in gains.items() if gain.value < -SEGMENT_MARGIN and gain.high < 0]
+    # Of ten segments one is beyond its 95 % interval by chance every other time: the intervals hold all at once.
+    wider = float(norm.ppf(1 - 0.025 / len(gains)) / norm.ppf(0.975))
+    harmed = [
+        segment
+        for segment, gain in gains.items()
+        if gain.value < -SEGMENT_MARGIN and gain.value + wider * (gain.high - gain.value) < 0
+    ]
     worst = min(gains, key=lambda segment: gains[segment].value)
     about = f"least AUC gain of {len(gains)} RFM segments, that of {worst}, {_interval(gains[worst])}"
     about += f"; surely worse: {', '.join(harmed)}" if harmed else ""
@@ -151,6 +158,12 @@ def _gain(settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Flo
     clicked, visitors = data.clicked[rows], data.frame["visitor_id"].to_numpy(str)[rows]
     mine, theirs = weighted_auc(clicked, own), weighted_auc(clicked, other)
     return bootstrap(lambda weights: mine(weights) - theirs(weights), visitors, settings.seed)
+
+
+def _clicks(data: Dataset, rows: Ints) -> int:
+    """Clicks, or impressions without one where those are fewer: AUC needs both."""
+    clicks = int(data.clicked[rows].sum())
+    return min(clicks, len(rows) - clicks)
 
 
 def _is_harmless(gain: Estimate, margin: float) -> bool:

@@ -67,7 +67,7 @@ def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[s
         return {"value": None, "ess": 0.0, "rows": 0, "logged": None, "estimates": {}}
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_REQUESTS)).astype(np.int64))]
     counts = banner_counts(settings, bundle.catalogue, data.split.test_starts_at)
-    parts = [_replayed(data, bundle, counts, part) for part in np.array_split(rows, max(1, len(rows) // 500))]
+    parts = [_replayed(data, bundle, counts, part) for part in np.array_split(rows, _parts(bundle, len(rows)))]
     target, q_taken, q_target = np.concatenate(parts, axis=1)
     logged = data.frame["propensity"].to_numpy(np.float64)[rows]
     rewards = data.clicked[rows].astype(np.float64)
@@ -85,6 +85,12 @@ def evaluate_policy(data: Dataset, bundle: Bundle, settings: Settings) -> dict[s
         "mean_weight": float((target / logged).mean()),
         "estimates": {name: one.as_dict() if one else None for name, one in estimates.items()},
     }
+
+
+def _parts(bundle: Bundle, rows: int) -> int:
+    """Into how many to cut the rows, so that the scores of a part fit into memory: one for each draw and banner."""
+    draws = 1 if bundle.effects is None else len(bundle.effects)
+    return max(1, min(rows, rows * draws // 500))
 
 
 def embedding_ids(data: Dataset) -> NDArray[np.int64]:

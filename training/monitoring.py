@@ -166,6 +166,8 @@ def _rollback(settings: Settings, report: MonitorReport, now: datetime) -> str:
     reigns = [line for line in lines if line.action in ("promoted", "rolled back")]
     if reigns[-1] in own:
         return "not rolled back: the champion before it was rolled back for an alarm too, so a person must look"
+    if registry.champion(settings) != report.bundle:
+        return "not rolled back: another bundle was promoted meanwhile"
     try:
         back = registry.roll_back(settings, BY, f"{report.bundle}: {', '.join(causes)}", now)
     except BundleError as error:

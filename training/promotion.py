@@ -29,6 +29,8 @@ CALIBRATION_LIMIT = 0.75
 SKEW_LIMIT = 1e-6
 LATENCY_LIMIT_MS = 50.0
 LATENCY_REQUESTS, LATENCY_TRIES = 100, 3
+LEAST_SHARE = 0.001
+"""Of the visitors, for a canary and for the champion beside it."""
 SIZE_LIMIT_MB = 200.0
 
 
@@ -73,8 +75,13 @@ def start_canary(settings: Settings, tag: str, share: float, by: str, override: 
     A share that grows keeps the visitors it had.
 
     Raises:
-        GateError: a check failed and no reason to override was given, or the bundle is the champion.
+        GateError: a check failed and no reason to override was given; the bundle is the champion; the share is none; or
+            an experiment runs.
     """
+    if not LEAST_SHARE <= share <= 1 - LEAST_SHARE:
+        raise GateError(f"a canary's share is {share:g}: give one from {LEAST_SHARE:g} to {1 - LEAST_SHARE:g}")
+    if settings.experiment is not None:
+        raise GateError(f"{settings.experiment} divides the visitors already: end that experiment, or name {tag} in it")
     if registry.require_champion(settings) == tag:
         raise GateError(f"{tag} is the champion and answers everybody: choose another bundle for the canary")
     checks, reason = _passed(settings, tag, by, override, "made canary")
@@ -88,7 +95,8 @@ def start_shadow(settings: Settings, tag: str, by: str) -> None:
     Raises:
         BundleError: there is no champion yet, no such bundle, or this version cannot serve it.
     """
-    registry.require_champion(settings)
+    if registry.require_champion(settings) == tag:
+        raise BundleError(f"{tag} is the champion: what it would show is what is shown; choose another bundle")
     registry.load_bundle(settings, tag)
     registry.record(settings, _line(tag, "shadow", by, "scored beside the champion", []))
 

@@ -1,4 +1,7 @@
-"""The champion's recent impressions, as the warehouse admitted them: features and propensities as served, clicks."""
+"""The champion's recent impressions, as the warehouse admitted them: features and propensities as served, clicks.
+
+A bot's days are left out as they are of training rows, once a build has judged them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ MOST_IMPRESSIONS: Final = 200_000
 """Of a window; where there are more, these are drawn by a hash of their ids."""
 _SHOWN: Final = """
 with admitted as (select * from raw.events semi join (
-    select batch_id from raw.batches where status = 'admitted') using (batch_id)),
+    select batch_id from raw.batches where status = 'admitted') using (batch_id)
+    where not exists (select 1 from intermediate.int_visitor_day_flags as flags
+        where flags.visitor_id = events.visitor_id and flags.activity_date = events.occurred_at::date)),
 shown as (
     select impression_id, visitor_id, placement_id, coalesce(position, 0) as position, occurred_at, propensity, features
     from admitted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -98,6 +99,12 @@ def test_a_canary_passes_the_gate_and_is_not_the_champion(
 ) -> None:
     with pytest.raises(GateError, match="is the champion and answers everybody"):
         start_canary(settings, registry.require_champion(settings), 0.1, "ada")
+    for share in (0.0, 1e-17, 1.0, float("nan")):
+        with pytest.raises(GateError, match="a canary's share is"):
+            start_canary(settings, challenger, share, "ada")
+    busy = settings.model_copy(update={"experiment": Path("hero.toml")})
+    with pytest.raises(GateError, match=r"hero\.toml divides the visitors already"):
+        start_canary(busy, challenger, 0.1, "ada")
     monkeypatch.setattr("training.promotion.SIZE_LIMIT_MB", 0.001)
     with pytest.raises(GateError, match=r"was not made canary\. size: "):
         start_canary(settings, challenger, 0.1, "ada")
@@ -150,8 +157,43 @@ def test_a_shadow_that_fails_is_told_and_harms_nobody(
 def test_a_shadow_needs_no_gate_but_a_bundle(settings: Settings, challenger: str) -> None:
     with pytest.raises(BundleError, match="no bundle 'banner_bundle:nothing' in the store"):
         start_shadow(settings, "banner_bundle:nothing", "ada")
+    with pytest.raises(BundleError, match="is the champion: what it would show is what is shown"):
+        start_shadow(settings, registry.require_champion(settings), "ada")
     with pytest.raises(BundleError, match="there is no shadow; start one"):
         compare_shadow(settings, registry.roles(settings).shadow)
+
+
+def test_half_a_line_and_requests_left_out_are_no_lie(settings: Settings, challenger: str, scorer: Scorer) -> None:
+    """A killed process leaves half a line, and the next one of its number writes on behind it."""
+    start_shadow(settings, challenger, "ada")
+    answered(scorer, VISITORS[:3])
+    assert scorer.shadow is not None
+    scorer.shadow.drain()
+    (file,) = settings.shadow.iterdir()
+    with file.open("a") as kept:
+        kept.write('{"request_id": "ab')
+        kept.write('{"request_id": "c", "shown": ["b1"], "would": ["b1"], "ms": 1.0, "left_out": 0}\n')
+        kept.write('{"request_id": "d", "shown": ["b1"], "would": ["b1"], "ms": 1.0, "left_out": 7}\n')
+    found = compare_shadow(settings, challenger)
+    assert (found.requests, found.errors, found.left_out) == (4, 0, 7)
+    assert "7 requests were left out" in found.lines()[-1]
+
+
+def test_a_full_queue_costs_the_answer_nothing_and_is_counted(
+    settings: Settings, challenger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr("serving.shadow.WAITING", 2)
+    monkeypatch.setattr("serving.shadow._scored", lambda *_: (gate.wait(10), {"shown": [], "would": [], "ms": 0.0})[1])
+    start_shadow(settings, challenger, "ada")
+    stream = EventStream(settings.log / "stream", "test")
+    scorer = Scorer(settings, stream, clock=lambda: NOW)
+    answered(scorer, VISITORS[:10])
+    gate.set()
+    assert scorer.shadow is not None
+    scorer.shadow.drain()
+    stream.close()
+    assert compare_shadow(settings, challenger).left_out >= 7
 
 
 def test_the_service_runs_an_experiment_of_bundles(settings: Settings, challenger: str, tmp_path: Path) -> None:
