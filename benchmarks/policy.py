@@ -42,7 +42,7 @@ def main() -> None:
             "change": lambda: change(asked.seed, asked.requests),
             "coverage": lambda: coverage(asked.seed),
             "position": position_bias,
-            "journey": lambda: journeys(Path(asked.data) / "completejourney", work / "journey"),
+            "journey": lambda: journeys(Path(asked.data).absolute() / "completejourney", work / "journey"),
             "gate": lambda: _gate(work / "gate", asked.seed),
         }
         for name in asked.parts.split(","):
