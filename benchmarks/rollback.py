@@ -94,8 +94,8 @@ def rollback_seconds(home: Path) -> dict[str, Any]:
         "rollback_seconds": round(max(each), 2),
         "rollback_each": [round(seconds, 2) for seconds in each],
         "rollback_runs": len(each),
-        "requests": len(traffic.answers),
-        "failed": sum(answer.bundle is None for answer in traffic.answers),
+        "rollback_requests": len(traffic.answers),
+        "rollback_failed": sum(answer.bundle is None for answer in traffic.answers),
     }
 
 

@@ -26,6 +26,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         f"  popular      {interval(ranker['auc_popular'])}",
         f"  logistic     {interval(ranker['auc_logistic'])}",
         *([f"  forest       {interval(ranker['auc_forest'])}"] if "auc_forest" in ranker else []),
+        *_verdict(ranker),
         f"calibration    mean probability {ranker['mean_probability']:.4f}, click rate {ranker['click_rate']:.4f},"
         f" expected error {ranker['calibration_error']:.4f}{_kind(ranker)}",
         *_placement_lines(ranker.get("ece_by_placement", {})),
@@ -39,6 +40,19 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f" blended with the towers {retrieval['recall_blend']:.3f}"
         )
     return lines + _policy_lines(policy)
+
+
+def _verdict(ranker: dict[str, Any]) -> list[str]:
+    """Which baselines the ranker surely beats, by the paired intervals, and which not; older bundles do not say."""
+    gains = {"popular": "auc_gain", "logistic": "auc_gain_logistic", "forest": "auc_gain_forest"}
+    if any(name not in ranker for name in gains.values()):
+        return []
+    told = []
+    for baseline, name in gains.items():
+        gain = ranker[name]
+        said = "surely above" if gain["low"] > 0 else "surely below" if gain["high"] < 0 else "not surely above"
+        told.append(f"{said} {baseline} ({gain['value']:+.4f})")
+    return [f"  the ranker is {', '.join(told)}"]
 
 
 def _kind(ranker: dict[str, Any]) -> str:

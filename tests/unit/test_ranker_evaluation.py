@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.ranker_evaluation import by_placement
-from training.report import summary_lines
+from training.report import _verdict, summary_lines
 
 
 def test_placements_are_judged_apart() -> None:
@@ -52,3 +52,30 @@ def test_a_report_of_an_older_version_is_still_told() -> None:
         "calibration    mean probability 0.2000, click rate 0.2000, expected error 0.0100 (beta)",
         "  hero  mean probability 0.2000, click rate 0.2000, expected error 0.0100, 2 of 10",
     ]
+
+
+def test_report_says_which_baselines_the_ranker_surely_beats() -> None:
+    def gain(low: float, high: float) -> dict[str, float]:
+        return {"value": (low + high) / 2, "low": low, "high": high}
+
+    ranker = {"auc_gain": gain(0.1, 0.2), "auc_gain_logistic": gain(-0.03, -0.01), "auc_gain_forest": gain(-0.01, 0.02)}
+    (line,) = _verdict(ranker)
+    assert line.split() == [
+        "the",
+        "ranker",
+        "is",
+        "surely",
+        "above",
+        "popular",
+        "(+0.1500),",
+        "surely",
+        "below",
+        "logistic",
+        "(-0.0200),",
+        "not",
+        "surely",
+        "above",
+        "forest",
+        "(+0.0050)",
+    ]
+    assert _verdict({"auc_gain": gain(0.1, 0.2)}) == [], "bundles of older versions"
