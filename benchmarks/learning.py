@@ -6,17 +6,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.choosers import Best, Marquee, Popular, Random
+from benchmarks.choosers import HALF_LIFE_DAYS, Best, Marquee, Popular, Random
 from benchmarks.measure import say
 from benchmarks.shop import Chooser, Run, Shop
-from ingestion.world import WorldSettings
+from ingestion.world import World, WorldSettings
 from marquee.settings import Settings
 
 WORLDS: Final = ("easy", "usual", "hard")
 EVENTS: Final = Settings.model_fields["events"].default
 """Size of the shop: as many visitors as the default log of the simulator has."""
 RECOVERED: Final = 0.8
-FORGETTING_DAYS: Final = (14.0, 2.0)
+FORGETTING_DAYS: Final = (HALF_LIFE_DAYS, 2)
 """Half-lives of interest that are tried where tastes change; the first is the default."""
 
 
@@ -58,7 +58,9 @@ def change(seed: int, requests: int) -> dict[str, Any]:
     return {"change_recovered_within": first, "change": found}
 
 
-def _run(settings: WorldSettings, requests: int, kind: str, change_on: int | None = None, days: float = 14.0) -> Run:
+def _run(
+    settings: WorldSettings, requests: int, kind: str, change_on: int | None = None, days: float = HALF_LIFE_DAYS
+) -> Run:
     shop = Shop(settings, requests, change_on)
     chooser: Chooser
     match kind:
@@ -93,7 +95,7 @@ def _newcomers(settings: WorldSettings, runs: dict[str, Run]) -> dict[str, Any]:
     Counted over the first requests after their campaign began, 2 % of the run; ``new_banners_there`` is the share of
     them that alone had nine tenths by then, which chance decides too: each has some dozens of impressions.
     """
-    world = Shop(settings, 1).world
+    world = World(settings)
     starts = world.campaign_starts[world.banner_campaign]
     new = np.flatnonzero((starts > 0) & (starts < settings.days - 1))
     given = {

@@ -32,7 +32,7 @@ def promote(
 
 
 def canary(
-    tag: Annotated[str | None, typer.Argument(help="A bundle; the one trained last if not given.")] = None,
+    tag: AnyTag = None,
     share: Annotated[float, typer.Option(help="Share of the visitors that it answers, each for good.")] = 0.05,
     end: Annotated[bool, typer.Option("--end", help="End the canary; the champion answers everybody.")] = False,
     reason: Annotated[str, typer.Option(help="Why it ends; recorded.")] = "",

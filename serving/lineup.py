@@ -71,6 +71,7 @@ class Inside:
 
     roles: registry.Roles
     standing: dict[str, Standing]
+    arms: Experiment | None
 
     @property
     def champion(self) -> Standing:
@@ -90,7 +91,7 @@ class Lineup:
         self.moments = OnlineMoments(settings)
         self._settings, self._clock = settings, clock
         self._features = OnlineFeatures(settings)
-        self._inside = Inside(registry.Roles(), {})
+        self._inside = Inside(registry.Roles(), {}, None)
         self._retry_at: dict[str, float] = {}
         self._followed_at = -math.inf
         self._experiment = read_experiment(settings.experiment) if settings.experiment else None
@@ -116,10 +117,9 @@ class Lineup:
     def answering(self, visitor_id: str, at: datetime) -> tuple[str, Standing]:
         """The arm that this visitor is in, and the bundle that answers there: the champion's while it has no other."""
         inside = self._inside
-        arms = self._experiment or _canary(inside.roles)
-        if arms is None:
+        if inside.arms is None:
             return CHAMPION, inside.champion
-        arm = assign(arms, visitor_id, at)
+        arm = assign(inside.arms, visitor_id, at)
         standing = inside.standing.get(arm.bundle) if arm.bundle else inside.champion
         # An arm whose bundle is not there is not served under its name: its figures would be the champion's.
         return (arm.name, standing) if standing else (CHAMPION, inside.champion)
@@ -158,7 +158,7 @@ class Lineup:
         if roles.champion not in kept:
             kept[before.champion.tag] = before.champion
             roles = replace(roles, champion=before.champion.tag)
-        self._inside = Inside(roles, kept)
+        self._inside = Inside(roles, kept, self._experiment or _canary(roles))
 
     def _load(self, tag: str) -> Standing:
         bundle = registry.load_bundle(self._settings, tag)

@@ -65,10 +65,10 @@ class Scorer:
         if not slate:
             fallback = "nothing_eligible"
         elif self._stream:
-            logged = {"arm": arm, "policy": f"{standing.bundle.manifest['policy']['name']}@{standing.tag}"}
-            rows = [self._impression(request, request_id, placed, now, as_of, standing.bundle) for placed in slate]
-            self._stream.append([row | logged for row in rows])
-        self._ask_shadow(standing, Seen(request_id, context, request.n, visitor, _ids(standing, slate), now))
+            self._stream.append(
+                [self._impression(request, request_id, placed, now, as_of, arm, standing) for placed in slate]
+            )
+        self._ask_shadow(Seen(request_id, context, request.n, visitor, slate, standing, now))
         return RecommendResponse(
             request_id=request_id,
             slate=[self._shown(request_id, placed, standing.bundle) for placed in slate],
@@ -113,9 +113,9 @@ class Scorer:
         """[B] arrays of the champion's banners' counts."""
         return self._lineup.champion.banner_counts
 
-    def _ask_shadow(self, standing: Standing, seen: Seen) -> None:
+    def _ask_shadow(self, seen: Seen) -> None:
         shadow = self._lineup.shadow
-        if self.shadow and shadow and shadow is not standing:
+        if self.shadow and shadow and shadow is not seen.answered_by:
             self.shadow.ask(shadow, seen)
 
     def _visitor(self, standing: Standing, visitor_id: str, now: datetime) -> tuple[dict[str, Any] | None, Fallback]:
@@ -132,7 +132,8 @@ class Scorer:
         placed: Placed,
         now: datetime,
         as_of: dict[str, Any],
-        bundle: Bundle,
+        arm: str,
+        standing: Standing,
     ) -> dict[str, Any]:
         values = zip(contract.RANKER_FEATURES, placed.features, strict=True)
         features: dict[str, Any] = {name: None if np.isnan(value) else float(value) for name, value in values}
@@ -143,13 +144,15 @@ class Scorer:
             "occurred_at": now,
             "visitor_id": request.visitor_id,
             "session_id": request.context.session_id,
-            "banner_id": bundle.catalogue.banner_ids[placed.row],
+            "banner_id": standing.bundle.catalogue.banner_ids[placed.row],
             "placement_id": request.placement,
             "position": placed.position,
             "request_id": request_id,
             "impression_id": impression_id,
             "page": request.context.page,
             "device": request.context.device,
+            "arm": arm,
+            "policy": f"{standing.bundle.manifest['policy']['name']}@{standing.tag}",
             "propensity": placed.propensity,
             "features": json.dumps(features | {"as_of": as_of}),
         }
@@ -167,7 +170,3 @@ class Scorer:
             propensity=placed.propensity,
             reasons=placed.reasons,
         )
-
-
-def _ids(standing: Standing, slate: list[Placed]) -> list[str]:
-    return [standing.bundle.catalogue.banner_ids[placed.row] for placed in slate]

@@ -19,7 +19,7 @@ import numpy as np
 from marquee.errors import BundleError
 from marquee.settings import Settings
 from serving.lineup import LOG, Standing
-from serving.recommend import recommend, request_rng
+from serving.recommend import Placed, recommend, request_rng
 from training.bundle import Context
 
 WAITING: Final = 200
@@ -64,7 +64,8 @@ class Seen:
     context: Context
     n: int
     visitor: dict[str, Any] | None
-    shown: list[str]
+    slate: list[Placed]
+    answered_by: Standing
     at: datetime
 
 
@@ -113,15 +114,19 @@ def shadow_file(folder: Path, tag: str, process: int) -> Path:
 
 
 def _scored(standing: Standing, seen: Seen) -> dict[str, Any]:
-    line: dict[str, Any] = {"request_id": seen.request_id, "at": seen.at.isoformat(), "shown": seen.shown}
+    shown = _ids(seen.answered_by, seen.slate)
+    line: dict[str, Any] = {"request_id": seen.request_id, "at": seen.at.isoformat(), "shown": shown}
     since = time.perf_counter()
     try:
         counts, rng = standing.banner_counts, request_rng(seen.request_id)
         placed = recommend(standing.bundle, seen.context, seen.n, seen.visitor, counts, rng, explain=False)
     except Exception as error:  # told, as it would have been an error page
         return line | {"error": f"{type(error).__name__}: {error}"}
-    ids = standing.bundle.catalogue.banner_ids
-    return line | {"would": [ids[one.row] for one in placed], "ms": round((time.perf_counter() - since) * 1e3, 3)}
+    return line | {"would": _ids(standing, placed), "ms": round((time.perf_counter() - since) * 1e3, 3)}
+
+
+def _ids(standing: Standing, slate: list[Placed]) -> list[str]:
+    return [standing.bundle.catalogue.banner_ids[placed.row] for placed in slate]
 
 
 def compare_shadow(settings: Settings, tag: str | None) -> Compared:

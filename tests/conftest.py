@@ -80,6 +80,23 @@ def copied(installation: Settings) -> Callable[[Path], Settings]:
     return copy
 
 
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One session for all tests of a file: what they call finds it running."""
+    from marquee.errors import MarqueeError
+    from marquee.java import java_home
+    from training.spark_retrieval import spark_session
+
+    pytest.importorskip("pyspark", reason="pyspark is not installed")
+    try:
+        java_home()
+    except MarqueeError as error:
+        pytest.skip(str(error))
+    home = tmp_path_factory.mktemp("home")
+    with mock.patch.dict(os.environ, {"MARQUEE_HOME": str(home)}), spark_session() as session:
+        yield session
+
+
 @pytest.fixture(scope="session")
 def train_again() -> Callable[[Settings], None]:
     """A function that trains once more on an installation, in a process of its own."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, norm
 
-from features.matrix import category_matrix, ranker_matrix
 from marquee.settings import Settings
 from training.bundle import Bundle
 from training.check import Check
-from training.dataset import Dataset, banner_counts, frame_columns
+from training.dataset import Dataset, banner_counts
 from training.evaluation import raw_visitor, request_context
 from training.metrics import Estimate, bootstrap, log_losses, weighted_auc, weighted_mean
+from training.replayed import encoded
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,13 +93,11 @@ def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, ot
 def _list_stability(settings: Settings, data: Dataset, rows: Ints, challenger: Bundle, champion: Bundle) -> Check:
     overlaps, orders = [], []
     spread = np.linspace(0, len(rows) - 1, min(LISTS, len(rows))).astype(np.int64)
-    counted = {
-        id(one): banner_counts(settings, one.catalogue, data.split.test_starts_at) for one in (challenger, champion)
-    }
+    both = [(one, banner_counts(settings, one.catalogue, data.split.test_starts_at)) for one in (challenger, champion)]
     for row in rows[spread]:
         context = request_context(data, row)
         visitor = raw_visitor(data, row)
-        mine, theirs = (one.ranking(visitor, counted[id(one)], context) for one in (challenger, champion))
+        mine, theirs = (one.ranking(visitor, counts, context) for one, counts in both)
         if mine and theirs:
             top = min(TOP, len(mine), len(theirs))
             overlaps.append(len({*mine[:top]} & {*theirs[:top]}) / top)
@@ -135,12 +133,7 @@ def _window(data: Dataset, challenger: Bundle, champion: Bundle) -> Ints:
 def _predicted(data: Dataset, bundle: Bundle, rows: Ints) -> Floats:
     """[n] click probabilities; each bundle encodes the rows in its own way."""
     frame = data.frame.iloc[rows]
-    place = {banner: row for row, banner in enumerate(bundle.catalogue.banner_ids)}
-    own = np.array([place[data.catalogue.banner_ids[row]] for row in data.banner_rows[rows]], dtype=np.int64)
-    columns: dict[str, Any] = frame_columns(frame, bundle.encoding) | {"mean_price": bundle.catalogue.mean_prices[own]}
-    texts = [text if isinstance(text, str) else None for text in frame["category_affinity"]]
-    shares = category_matrix(texts, bundle.encoding.categories)
-    return bundle.ranker.predict(ranker_matrix(columns, shares, bundle.banner_shares[own], bundle.encoding.base_rate))
+    return bundle.ranker.predict(encoded(bundle, frame, frame["banner_id"]))
 
 
 def _segments(settings: Settings, data: Dataset, rows: Ints) -> NDArray[np.str_]:

@@ -94,7 +94,8 @@ def watch(settings: Settings, now: datetime, hours: float | None = None, send: S
     took does not raise: the report says so.
     """
     report = monitor(settings, now, hours)
-    write_pages(settings, report_values(report), reference_of(settings, report.bundle))
+    reference = registry.load_bundle(settings, report.bundle).report["reference"]
+    write_pages(settings, report_values(report), reference)
     if not report.alarms:
         return report
     report = replace(report, rollback=_rollback(settings, report, now))
@@ -104,7 +105,7 @@ def watch(settings: Settings, now: datetime, hours: float | None = None, send: S
             report = replace(report, alert="delivered")
         except AlertError as error:
             report = replace(report, alert=f"alert not delivered: {error}", is_alert_lost=True)
-    write_pages(settings, report_values(report), reference_of(settings, report.bundle))
+    write_pages(settings, report_values(report), reference)
     return report
 
 
@@ -125,12 +126,6 @@ def report_values(report: MonitorReport) -> dict[str, Any]:
     return asdict(report)
 
 
-def reference_of(settings: Settings, tag: str) -> dict[str, Any]:
-    """The reference statistics of a stored bundle."""
-    reference: dict[str, Any] = registry.load_bundle(settings, tag).report["reference"]
-    return reference
-
-
 def alert_of(report: MonitorReport) -> dict[str, Any]:
     """What the webhook gets; ``text`` is what chat systems show."""
     names = ", ".join(reading.name for reading in report.alarms)
@@ -147,11 +142,16 @@ def alert_of(report: MonitorReport) -> dict[str, Any]:
 
 def _before(settings: Settings, tag: str, final: datetime) -> tuple[str, datetime]:
     """The champion before this one and when it ended, or ``final`` where that is earlier; no bundle has the tag ''."""
-    reigns = [line for line in registry.history(settings) if line.action in ("promoted", "rolled back")]
+    reigns = _reigns(registry.history(settings))
     # The clock of the record is the real one; a replay at another moment looks back from that moment.
     began = min(datetime.fromisoformat(reigns[-1].at), final)
     other = next((line.tag for line in reversed(reigns) if line.tag != tag), "")
     return other, began
+
+
+def _reigns(lines: list[registry.Promotion]) -> list[registry.Promotion]:
+    """The lines that put a champion in force."""
+    return [line for line in lines if line.action in ("promoted", "rolled back")]
 
 
 def _rollback(settings: Settings, report: MonitorReport, now: datetime) -> str:
@@ -163,8 +163,7 @@ def _rollback(settings: Settings, report: MonitorReport, now: datetime) -> str:
     own = [line for line in lines if line.by == BY and line.action == "rolled back"]
     if any(line.reason.startswith(f"{report.bundle}:") for line in own):
         return "not rolled back: it was once before, and somebody promoted it again"
-    reigns = [line for line in lines if line.action in ("promoted", "rolled back")]
-    if reigns[-1] in own:
+    if _reigns(lines)[-1] in own:
         return "not rolled back: the champion before it was rolled back for an alarm too, so a person must look"
     if registry.champion(settings) != report.bundle:
         return "not rolled back: another bundle was promoted meanwhile"

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from features.matrix import Floats
 from marquee import contract
 from marquee.settings import Settings
-from training.bundle import Bundle, Context
+from training.bundle import Bundle
 from training.dataset import Dataset, banner_counts
 from training.drift import distribution
 from training.eligibility import eligible_banners
-from training.evaluation import raw_visitor
+from training.evaluation import raw_visitor, request_context
+from training.metrics import reliability
 
 MOST_REQUESTS: Final = 1_500
 """Held-out requests that the bundle answers for its reference; evenly spaced over the window when there are more."""
@@ -59,11 +60,9 @@ def _served(
     latest = data.frame["impressed_at"].to_numpy("datetime64[us]").max()
     counts = banner_counts(settings, bundle.catalogue, latest)
     for row in rows:
-        values = data.frame.iloc[row]
-        visitor = raw_visitor(data, row)
-        candidates = bundle.retrieve(visitor, eligible_banners(bundle.catalogue, values["placement_id"], latest))
+        visitor, context = raw_visitor(data, row), request_context(data, row)
+        candidates = bundle.retrieve(visitor, eligible_banners(bundle.catalogue, context.placement_id, latest))
         if len(candidates):
-            context = Context(values["placement_id"], values["device"], np.datetime64(values["impressed_at"], "us"))
             matrix = bundle.matrix(visitor, candidates, counts, context)
             appeal = bundle.appeal(bundle.ranker.predict(matrix), candidates, counts)
             matrices.append(matrix)
@@ -78,7 +77,6 @@ def _outcomes(data: Dataset, bundle: Bundle, rows: NDArray[np.int64]) -> dict[st
     clicked = data.clicked[rows]
     probabilities = bundle.ranker.predict(data.matrix[rows])
     placements = data.frame["placement_id"].to_numpy(str)[rows]
-    parts = np.array_split(np.argsort(probabilities, kind="stable"), 10)
     return {
         "rows": len(rows),
         "click_rate": float(clicked.mean()),
@@ -88,10 +86,6 @@ def _outcomes(data: Dataset, bundle: Bundle, rows: NDArray[np.int64]) -> dict[st
         },
         "calibration": {
             "ratio": float(clicked.sum() / probabilities.sum()),
-            "bins": [
-                [float(probabilities[part].mean()), float(clicked[part].mean()), len(part)]
-                for part in parts
-                if len(part)
-            ],
+            "bins": reliability(clicked, probabilities),
         },
     }

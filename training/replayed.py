@@ -28,13 +28,18 @@ def replayed(settings: Settings, store: Any, bundle: Bundle, rows: pd.DataFrame)
     """[n, F] the ranker's inputs from the offline store, as training makes them, at the first position."""
     frame = _known(settings, store, rows)
     frame["position"] = 0
+    return np.asarray(encoded(bundle, frame, rows["banner_id"]), dtype=np.float64)
+
+
+def encoded(bundle: Bundle, frame: pd.DataFrame, banner_ids: pd.Series) -> NDArray[np.float32]:
+    """[n, F] the ranker's inputs of rows with raw features, as this bundle encodes them; it must know every banner."""
     place = {banner: row for row, banner in enumerate(bundle.catalogue.banner_ids)}
-    own = rows["banner_id"].map(place).to_numpy(np.int64)
+    own = banner_ids.map(place).to_numpy(np.int64)
     columns = frame_columns(frame, bundle.encoding) | {"mean_price": bundle.catalogue.mean_prices[own]}
     texts = [text if isinstance(text, str) else None for text in frame["category_affinity"]]
     shares = category_matrix(texts, bundle.encoding.categories)
-    matrix: Any = ranker_matrix(columns, shares, bundle.banner_shares[own], bundle.encoding.base_rate)
-    return np.asarray(matrix, dtype=np.float64)
+    matrix: NDArray[np.float32] = ranker_matrix(columns, shares, bundle.banner_shares[own], bundle.encoding.base_rate)
+    return matrix
 
 
 def _known(settings: Settings, store: Any, rows: pd.DataFrame) -> pd.DataFrame:

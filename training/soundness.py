@@ -9,6 +9,7 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
+from features.freshness import TTL
 from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS
 from marquee import contract
 from marquee.settings import Settings
@@ -28,7 +29,7 @@ NOISE: Final = 0.1
 SLOPE_LIMIT: Final = 2.0
 COUNTED_ROWS: Final = 2_000
 BANNER_DAYS: Final = 28
-"""Window of a banner's counts, and again how long they may be served."""
+"""Window of a banner's counts; they may be served for as long as their view's TTL."""
 AHEAD: Final = """
 with happened as (
     select banner_id, visitor_id, occurred_at, kind = 'click' as is_click
@@ -92,7 +93,9 @@ def _known_by_then(settings: Settings, data: Dataset) -> Check:
     asked = data.frame.iloc[spread][["banner_id", "visitor_id", "impressed_at", *RESPONSE_COUNTS, *BANNER_COUNTS]]
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         connection.register("frame", asked.reset_index(drop=True))
-        row = connection.execute(AHEAD, {"days": 2 * BANNER_DAYS + 1}).fetchone()
+        row = connection.execute(
+            AHEAD, {"days": BANNER_DAYS + TTL[contract.BANNER_FEATURES_28D.name].days + 1}
+        ).fetchone()
     ahead = int(row[0]) if row else 0
     about = f"of {len(spread):,} training rows, those that count more than was logged before their impression"
     return Check("known by then", float(ahead), 0.0, ahead == 0, about)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,29 +13,14 @@ from numpy.typing import NDArray
 
 from marquee import contract
 from marquee.errors import MarqueeError
-from marquee.java import java_home
 from training.ranker import RankerSettings, tree_parameters
 from training.spark_ranker import train_on_spark
-from training.spark_retrieval import spark_session
 
 pytestmark = pytest.mark.tools
 FEATURES = list(contract.RANKER_FEATURES)
 ROUNDS = 30
 TOLERANCE = 1e-4
 """Of a probability. Two tasks add in another order than one machine: 9e-6 at most over 130 trees of 14,000 rows."""
-
-
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One session for all tests of this file: what they call finds it running."""
-    pytest.importorskip("pyspark", reason="pyspark is not installed")
-    try:
-        java_home()
-    except MarqueeError as error:
-        pytest.skip(str(error))
-    home = tmp_path_factory.mktemp("home")
-    with mock.patch.dict(os.environ, {"MARQUEE_HOME": str(home)}), spark_session() as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

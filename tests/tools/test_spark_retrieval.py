@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 
 from marquee.errors import MarqueeError
-from marquee.java import java_home
 from training.co_occurrence import Counting, count_pairs
 from training.interactions import Interactions, ask, from_events
 from training.models.als import ALS
@@ -23,19 +19,6 @@ from training.spark_retrieval import als_factors, spark_session
 
 pytestmark = pytest.mark.tools
 USERS, ITEMS, GROUPS = 40, 24, 3
-
-
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One session for all tests of this file: what they call finds it running."""
-    pytest.importorskip("pyspark", reason="pyspark is not installed")
-    try:
-        java_home()
-    except MarqueeError as error:
-        pytest.skip(str(error))
-    home = tmp_path_factory.mktemp("home")
-    with mock.patch.dict(os.environ, {"MARQUEE_HOME": str(home)}), spark_session() as session:
-        yield session
 
 
 def by_hand() -> Interactions:
