@@ -31,18 +31,20 @@ class Cap(_Record):
 
     most: int = Field(ge=1, le=1_000, description="Showings allowed.")
     scope: Literal["visitor", "session"] = "visitor"
-    hours: float = Field(24.0, gt=0, le=24 * 90, description="Window of a visitor's cap; a session's is the session.")
-    block_hours: float = Field(0.0, ge=0, le=24 * 90, description="How long a reached cap blocks, at least.")
+    hours: float = Field(
+        default=24.0, gt=0, le=24 * 90, description="Window of a visitor's cap; a session's is the session."
+    )
+    block_hours: float = Field(default=0.0, ge=0, le=24 * 90, description="How long a reached cap blocks, at least.")
 
 
 class Window(_Record):
     """Hours of the week, in the campaign's time zone, at which a campaign runs."""
 
     weekdays: tuple[Annotated[int, Field(ge=0, le=6)], ...] = Field(
-        (0, 1, 2, 3, 4, 5, 6), min_length=1, description="0 is Monday."
+        default=(0, 1, 2, 3, 4, 5, 6), min_length=1, description="0 is Monday."
     )
-    from_hour: int = Field(0, ge=0, le=23)
-    until_hour: int = Field(24, ge=1, le=24, description="First hour at which it no longer runs.")
+    from_hour: int = Field(default=0, ge=0, le=23)
+    until_hour: int = Field(default=24, ge=1, le=24, description="First hour at which it no longer runs.")
 
     @model_validator(mode="after")
     def _has_length(self) -> Window:
@@ -55,9 +57,11 @@ class Targeting(_Record):
     """Who and where; an empty list means any."""
 
     devices: tuple[Literal["desktop", "mobile", "tablet", "unknown"], ...] = ()
-    segments: tuple[Id, ...] = Field((), max_length=100, description="Visitor segments, at least one of which fits.")
-    pages: tuple[Text, ...] = Field((), max_length=100, description="Page paths; * stands for anything.")
-    countries: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = Field((), max_length=250)
+    segments: tuple[Id, ...] = Field(
+        default=(), max_length=100, description="Visitor segments, at least one of which fits."
+    )
+    pages: tuple[Text, ...] = Field(default=(), max_length=100, description="Page paths; * stands for anything.")
+    countries: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = Field(default=(), max_length=250)
 
 
 class Campaign(_Record):
@@ -68,16 +72,22 @@ class Campaign(_Record):
     status: Status = "active"
     starts_at: datetime = Field(description="First moment; without an offset it is in time_zone.")
     ends_at: datetime = Field(description="First moment at which it no longer runs.")
-    time_zone: str = Field("UTC", max_length=64, description="IANA name; days, hours and daily targets follow it.")
-    hours: tuple[Window, ...] = Field((), max_length=50, description="Hours of the week; empty for all.")
-    priority: int = Field(0, ge=-1_000, le=1_000, description="Higher ones fill a slate first.")
-    is_exclusive: bool = Field(False, description="While it may be shown, only its banners stand in that slate.")
-    is_house: bool = Field(False, description="Shown only where nothing else may be.")
-    budget: int | None = Field(None, ge=0, description="Impressions in all; empty for no limit.")
-    daily_target: int | None = Field(None, ge=0, description="Impressions a day, in its time zone.")
-    pacing: Literal["even", "asap"] = Field("even", description="How the daily target is spread over the day.")
-    caps: tuple[Cap, ...] = Field((), max_length=10, description="On all its banners together.")
-    competes_in: Id | None = Field(None, description="Of campaigns with the same word a slate holds one banner.")
+    time_zone: str = Field(
+        default="UTC", max_length=64, description="IANA name; days, hours and daily targets follow it."
+    )
+    hours: tuple[Window, ...] = Field(default=(), max_length=50, description="Hours of the week; empty for all.")
+    priority: int = Field(default=0, ge=-1_000, le=1_000, description="Higher ones fill a slate first.")
+    is_exclusive: bool = Field(
+        default=False, description="While it may be shown, only its banners stand in that slate."
+    )
+    is_house: bool = Field(default=False, description="Shown only where nothing else may be.")
+    budget: int | None = Field(default=None, ge=0, description="Impressions in all; empty for no limit.")
+    daily_target: int | None = Field(default=None, ge=0, description="Impressions a day, in its time zone.")
+    pacing: Literal["even", "asap"] = Field(default="even", description="How the daily target is spread over the day.")
+    caps: tuple[Cap, ...] = Field(default=(), max_length=10, description="On all its banners together.")
+    competes_in: Id | None = Field(
+        default=None, description="Of campaigns with the same word a slate holds one banner."
+    )
     targeting: Targeting = Targeting()
 
     @field_validator("time_zone")
@@ -113,12 +123,14 @@ class Banner(_Record):
     campaign_id: Id
     title: Text = ""
     status: Status = "active"
-    placements: tuple[Id, ...] = Field((), max_length=200, description="Where it may stand; empty for anywhere.")
+    placements: tuple[Id, ...] = Field(
+        default=(), max_length=200, description="Where it may stand; empty for anywhere."
+    )
     landing_category_id: Id | None = None
-    landing_url: HttpUrl | None = Field(None, description="Where a click leads.")
+    landing_url: HttpUrl | None = Field(default=None, description="Where a click leads.")
     image_url: HttpUrl | None = None
-    product_ids: tuple[Id, ...] = Field((), max_length=MOST_PRODUCTS, description="Products that it promotes.")
-    caps: tuple[Cap, ...] = Field((), max_length=10)
+    product_ids: tuple[Id, ...] = Field(default=(), max_length=MOST_PRODUCTS, description="Products that it promotes.")
+    caps: tuple[Cap, ...] = Field(default=(), max_length=10)
     created_at: datetime | None = None
 
 
@@ -128,7 +140,9 @@ class Placement(_Record):
     placement_id: Id
     title: Text = ""
     status: Status = "active"
-    slots: int = Field(contract.SLATE_LIMIT, ge=1, le=contract.SLATE_LIMIT, description="Most banners it holds.")
+    slots: int = Field(
+        default=contract.SLATE_LIMIT, ge=1, le=contract.SLATE_LIMIT, description="Most banners it holds."
+    )
 
 
 class Product(_Record):
@@ -137,7 +151,7 @@ class Product(_Record):
     product_id: Id
     title: Text | None = None
     category_id: Id | None = None
-    price: float | None = Field(None, ge=0)
+    price: float | None = Field(default=None, ge=0)
     is_available: bool = True
 
 
