@@ -10,7 +10,7 @@ DATA ?=
 EVENTS ?=
 SERVE ?=
 
-.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval bench-policy airflow clean help
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval bench-policy bench-serving airflow clean help
 
 help:
 	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-pipeline DATA=DIR   load, build and materialise at volume, against a plain scan; last line JSON"
 	@echo "make bench-retrieval DATA=DIR  the retrieval models on data with known answers; last line JSON"
 	@echo "make bench-policy DATA=DIR     what the policy earns in simulated shops, and what the gate refuses; last line JSON"
+	@echo "make bench-serving             what the service does at most, and at worst when things break; last line JSON"
 	@echo "make lock                 resolve the dependencies anew"
 
 setup: $(VENV)/.platform
@@ -80,6 +81,9 @@ airflow: setup
 
 bench-policy: setup-dev
 	@"$(BIN)/python" -m benchmarks.policy $(if $(DATA),--data "$(DATA)") $(BENCH)
+
+bench-serving: setup-dev
+	@"$(BIN)/python" -m benchmarks.serving $(BENCH)
 
 bench-retrieval: setup-dev
 	@"$(BIN)/python" -m benchmarks.retrieval $(if $(DATA),--data "$(DATA)") $(BENCH)

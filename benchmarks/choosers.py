@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.live_sessions import live_sessions
 from benchmarks.shop import POSITIONS, Shop, top_slates
-from features.matrix import SMOOTHING, Encoding, ranker_matrix
+from features.matrix import SMOOTHING, Encoding, Shares, ranker_matrix
 from ingestion.traffic import KINDS, SECOND, Rows, placements
 from ingestion.world import DEVICES, PLACEMENTS, SLOTS, Floats, Ints
 from marquee import contract
@@ -85,7 +86,8 @@ class Popular:
 class Marquee:
     """The product's ranker on the product's features, retrained as days go by, and the product's policy.
 
-    Features are as of the last midnight, as the feature store has them. Before the first bundle slates are uniform.
+    Features are as of the last midnight, as the feature store has them, but for the session under way. Before the first
+    bundle slates are uniform.
     Retrieval is left out: there are hardly more banners than the candidates it hands on. ``held_out`` trains as the
     pipeline does, which keeps the newest three tenths for its report and waits a day for labels; without it the ranker
     learns from every impression up to midnight.
@@ -108,18 +110,19 @@ class Marquee:
         self.base_rate = 0.05
         self.interest = np.zeros(world.tastes.shape)
         self.visitor = {
-            name: np.zeros(len(world.tastes)) for name in ("view", "cart", "order", "shown", "click", "day")
+            name: np.zeros(len(world.tastes)) for name in ("view", "cart", "order", "amount", "shown", "click", "day")
         }
         self.seen_at = np.full(len(world.tastes), np.nan)
         self.banner = {name: np.zeros(world.settings.banners) for name in ("shown", "click")}
         self.prices = np.add.reduceat(world.price[world.banner_products], world.banner_offsets[:-1])
         self.prices /= np.diff(world.banner_offsets)
+        self.campaign = (world.campaign_starts[world.banner_campaign], world.campaign_ends[world.banner_campaign])
         self.log: list[tuple[NDArray[np.float32], NDArray[np.bool_], Ints, Ints]] = []
         self.pending: list[tuple[Rows, NDArray[np.float32], Ints]] = []
 
     def choose(self, day: int, asked: Rows, views: Rows) -> tuple[Ints, Floats]:
         """As ``Chooser`` says."""
-        matrix, place = self.matrix(asked), placements(asked)
+        matrix, place = self.matrix(asked, views), placements(asked)
         eligible = self.shop.world.eligible(place, day)
         scores, policy = self.scores(matrix), self.policy if self.ranker else Policy(exploration=1.0)
         banners = np.full((len(asked), POSITIONS), -1)
@@ -141,7 +144,7 @@ class Marquee:
         boost = (self.settings.new_banner_boost, self.settings.new_banner_impressions)
         return np.asarray(chances * new_banner_boost(self.banner["shown"], *boost))
 
-    def matrix(self, asked: Rows) -> NDArray[np.float32]:
+    def matrix(self, asked: Rows, views: Rows) -> NDArray[np.float32]:
         """[n, B, F] the ranker's inputs of every banner at the first position."""
         world, visitor = self.shop.world, asked["visitor"]
         n, banners = len(asked), world.settings.banners
@@ -150,6 +153,8 @@ class Marquee:
             "view_count_28d": known["view"],
             "cart_count_28d": known["cart"],
             "order_count_28d": known["order"],
+            "order_count_365d": known["order"],
+            "order_amount_365d": known["amount"],
             "active_day_count_28d": known["day"],
             "visitor_impression_count_365d": known["shown"],
             "visitor_click_count_365d": known["click"],
@@ -157,18 +162,24 @@ class Marquee:
             "device": world.device.astype(np.float64),
         }
         columns: dict[str, Any] = {name: np.repeat(values[visitor], banners) for name, values in of_visitor.items()}
+        sessions, request = live_sessions(world, asked, views), np.repeat(np.arange(n), banners)
+        columns |= {name: np.repeat(values, banners) for name, values in sessions.columns.items()}
         columns |= {
             "banner_impression_count_28d": np.tile(self.banner["shown"], n),
             "banner_click_count_28d": np.tile(self.banner["click"], n),
             "mean_price": np.tile(self.prices, n),
+            "product_count": np.tile(np.diff(world.banner_offsets).astype(np.float64), n),
+            "starts_at": np.tile(self.campaign[0] * 86_400.0, n),
+            "ends_at": np.tile(self.campaign[1] * 86_400.0, n),
             "placement": np.repeat(placements(asked).astype(np.float64), banners),
             "position": 0.0,
             "impressed_at": np.repeat(asked["at"] / SECOND, banners),
         }
         total = self.interest[visitor].sum(axis=1, keepdims=True)
         shares = np.divide(self.interest[visitor], total, out=np.zeros((n, world.mix.shape[1])), where=total > 0)
-        mixes = np.tile(world.mix, (n, 1))
-        found = ranker_matrix(columns, np.repeat(shares, banners, axis=0), mixes, self.base_rate)
+        banner, rows = Shares.of(world.mix), np.tile(np.arange(banners), n)
+        of_request = Shares.of(shares).rows(request), sessions.interest.rows(request)
+        found = ranker_matrix(columns, *of_request, banner.rows(rows), self.base_rate)
         return np.asarray(found, dtype=np.float32).reshape(n, banners, -1)
 
     def learn(self, day: int, rows: Rows) -> None:
@@ -183,6 +194,8 @@ class Marquee:
         names = {"view": "product_view", "cart": "cart", "order": "order", "shown": "impression", "click": "click"}
         for name, kind in names.items():
             _count(self.visitor[name], rows, kind, "visitor")
+        orders = rows[rows["kind"] == KINDS["order"]]
+        np.add.at(self.visitor["amount"], orders["visitor"], orders["amount"])
         for name, kind in (("shown", "impression"), ("click", "click")):
             _count(self.banner[name], rows, kind, "banner")
         came = np.unique(rows["visitor"])

@@ -112,7 +112,8 @@ def shuffled(shop: Workshop, share: float) -> str:
 def without_matches(shop: Workshop) -> str:
     """While fitting, who likes what was not to be seen."""
     matrix = shop.data.matrix.copy()
-    matrix[:, [contract.RANKER_FEATURES.index(name) for name in ("affinity_match", "affinity_cosine")]] = 0.0
+    alike = ("affinity_match", "affinity_cosine", "session_affinity_match", "session_affinity_cosine")
+    matrix[:, [contract.RANKER_FEATURES.index(name) for name in (*alike, "last_category_share")]] = 0.0
     return shop.with_ranker(shop.fit(replace(shop.data, matrix=matrix)))
 
 

@@ -25,8 +25,18 @@ from marquee.schedule import RAW_EVENTS_ASSET
 )
 def ingest_events() -> None:
     @task
+    def forget_pending() -> int:
+        """Finish the erasures that were asked for over the API."""
+        from marquee.forget import finish_pending
+        from marquee.schedule import task_outcome
+        from marquee.settings import load_settings
+
+        with task_outcome():
+            return finish_pending(load_settings())
+
+    @task(trigger_rule="all_done")
     def read_source(params: dict[str, Any] | None = None) -> str:
-        """Read the source whole into the event log."""
+        """Read the source whole into the event log; an erasure that failed holds nothing up, for its line holds."""
         from ingestion.configured import configured_source
         from ingestion.event_log import append_batches
         from marquee.schedule import task_outcome
@@ -64,7 +74,7 @@ def ingest_events() -> None:
             )
             return len(verdicts)
 
-    read_source() >> load_log() >> check_raw()
+    forget_pending() >> read_source() >> load_log() >> check_raw()
 
 
 ingest_events()

@@ -52,6 +52,7 @@ def events_suite() -> gx.ExpectationSuite:
     kind = Column("kind")
     required = [column.name for column in contract.EVENTS.columns if column.required]
     impressions, banner_events = kind.is_in(["impression"]), kind.is_in(list(contract.BANNER_KINDS))
+    shown = kind.is_in(["impression", "seen"])
     return _suite(
         "events",
         _columns(contract.EVENTS),
@@ -62,7 +63,7 @@ def events_suite() -> gx.ExpectationSuite:
         _not_null("product_id", kind.is_in(list(contract.PRODUCT_KINDS))),
         _not_null("banner_id", banner_events),
         _not_null("placement_id", impressions),
-        _not_null("impression_id", impressions),
+        _not_null("impression_id", shown),
         _between("position", 0, None),
         _between("quantity", 0, None),
         _between("amount", 0, None),

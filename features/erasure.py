@@ -11,10 +11,12 @@ from marquee.errors import MarqueeError, SettingsError
 from marquee.parquet import rewrite_parquet, rows_of
 from marquee.person import Person
 from marquee.settings import Settings
-from marquee.sqlite import BUSY_SECONDS, erase_from_sqlite
+from marquee.sqlite import BUSY_SECONDS, delete_from_sqlite, erase_from_sqlite
 
 PROJECT: Final = b"marquee"
 """Feast's project, behind each of its keys in Valkey."""
+AT_ONCE_SECONDS: Final = 0.5
+"""How long a request waits for a store."""
 
 
 def erase_offline(settings: Settings, person: Person) -> int:
@@ -37,6 +39,23 @@ def erase_online(settings: Settings, person: Person) -> int:
     """
     erased = erase_from_sqlite(settings.features / "online.db", person, {"entity_key": _entity_key(person)})
     return erased + _delete_from_valkey(settings, _entity_key(person) + PROJECT)
+
+
+def drop_visitor(settings: Settings, visitor_id: str) -> None:
+    """Delete a visitor's online features and session by their keys alone, at once; ``forget`` erases the rest.
+
+    Raises:
+        MarqueeError: a store is not free or cannot be reached within half a second.
+    """
+    person = Person(visitor_id)
+    for name, column, key in (
+        ("online.db", "entity_key", _entity_key(person)),
+        ("sessions.sqlite", "visitor_id", visitor_id),
+    ):
+        delete_from_sqlite(settings.features / name, {column: key}, AT_ONCE_SECONDS)
+    if _has_valkey(settings):
+        with _valkey(settings, AT_ONCE_SECONDS) as client:
+            client.delete(_entity_key(person) + PROJECT, _session_key(person))
 
 
 def erase_exports(settings: Settings, person: Person) -> int:
@@ -98,12 +117,12 @@ def _has_valkey(settings: Settings) -> bool:
     return settings.valkey_url is not None
 
 
-def _valkey(settings: Settings) -> Any:
+def _valkey(settings: Settings, seconds: float = BUSY_SECONDS) -> Any:
     import redis
 
     assert settings.valkey_url is not None
     try:
-        return _Client(redis.Redis.from_url(settings.valkey_url.get_secret_value(), socket_timeout=BUSY_SECONDS))
+        return _Client(redis.Redis.from_url(settings.valkey_url.get_secret_value(), socket_timeout=seconds))
     except ValueError:
         raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
 

@@ -1,4 +1,6 @@
-"""A visitor's current session, kept up event by event; its batch twin is the mart ``session_features``. Pure.
+"""A visitor's current session, kept up event by event. Pure.
+
+Its batch twins are the marts ``session_features`` and ``session_moments``.
 
 The newest events are kept as they are and put in order again whenever one arrives, so that neither the order of
 arrival nor a repetition matters. What grows older than that is folded into its session's counts and decayed sums. An
@@ -146,7 +148,8 @@ def absorb(state: VisitorState, events: Iterable[SessionEvent], kept: int = KEPT
 def latest_session(state: VisitorState, visitor_id: str) -> dict[str, Any] | None:
     """Features of the session of the visitor's latest event, by the names of ``contract.SESSION_FEATURES``.
 
-    ``last_products`` is a list and ``category_interest`` a dict; the mart has both as JSON.
+    ``last_products`` is a list and ``category_interest`` a dict; the mart has both as JSON. Behind them is what
+    ``contract.SESSION_MOMENTS`` has besides: ``session_started_at``, ``session_product_count``, ``last_category``.
     """
     sessions = list(_sessions(state.folded, state.events).values())
     if not sessions:
@@ -159,6 +162,9 @@ def latest_session(state: VisitorState, visitor_id: str) -> dict[str, Any] | Non
         **session.counts,
         "last_products": session.products,
         "category_interest": {name: _decayed(sums, session.ended_at) for name, sums in session.interest.items()},
+        "session_started_at": moment(session.started_at),
+        "session_product_count": len(session.products),
+        "last_category": _last_category(session),
     }
 
 
@@ -211,6 +217,12 @@ def _sessions(folded: Iterable[Session], events: Iterable[SessionEvent]) -> dict
         session.add(event)
         sessions[event.session_id] = session
     return sessions
+
+
+def _last_category(session: Session) -> str | None:
+    """That of the last event that showed interest in one; of two at one moment the first in order."""
+    last = max((at for _, at in session.interest.values()), default=None)
+    return min((name for name, (_, at) in session.interest.items() if at == last), default=None)
 
 
 def _decayed(sums: tuple[float, int], at: int) -> float:

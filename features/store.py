@@ -25,6 +25,7 @@ from features.export_record import exports, has_retracted
 from features.freshness import is_fresh
 from features.materialization import Materialized, OnRows, materialize_views, materialized
 from features.product_categories import export_product_categories
+from features.products import export_products
 from features.services import locked, register_service, registered_services
 from marquee import contract, lineage
 from marquee.errors import NothingToDo, SettingsError
@@ -135,6 +136,7 @@ def materialize(settings: Settings, on_rows: OnRows | None = None) -> dict[str, 
             if _is_empty(counts) and not has_retracted(record):
                 raise NothingToDo(NO_FEATURES)
         export_product_categories(settings)
+        export_products(settings)
         materialize_views(settings, open_store(settings), on_rows)
     marts = [lineage.table(settings, "marts", name) for name in counts]
     views = [(lineage.NAMESPACE, f"features.{name}") for name in counts]

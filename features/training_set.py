@@ -16,6 +16,7 @@ from feast import FeatureStore
 from features.definitions import STAMP, TRAINING_SERVICE, entity_keys
 from features.export import offline_files
 from features.flags import EXCLUSION, flagged_sessions
+from features.matrix import SESSION_FIELDS
 from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import GateError, NothingToDo
@@ -91,7 +92,7 @@ def build_training_set(settings: Settings) -> Path:
 
     Raises:
         NothingToDo: there is no training row yet, or all are of flagged sessions.
-        GateError: a row was lost or repeated, by the join or by leaving out flagged sessions.
+        GateError: a row was lost or repeated, by a join or by leaving out flagged sessions.
     """
     if not settings.warehouse.exists():
         raise NothingToDo("no warehouse yet: run ingest_events, then transform_events")
@@ -116,13 +117,14 @@ def build_training_set(settings: Settings) -> Path:
 
 
 def _unflagged_rows(settings: Settings, connection: duckdb.DuckDBPyConnection) -> tuple[pa.Table, dict[str, int]]:
-    """Training rows whose session is not flagged, and the counts of ``exclusion``."""
+    """Training rows whose session is not flagged, each with its session until then, and counts of ``exclusion``."""
     connection.register("flags", flagged_sessions(settings))
     matched = "select 1 from flags where flags.visitor_id = r.visitor_id and flags.session_id = r.session_id"
-    columns = ", ".join(contract.TRAINING_ROWS.names)
+    columns = ", ".join([*(f"r.{name}" for name in contract.TRAINING_ROWS.names), *SESSION_FIELDS])
     rows = connection.sql(
-        f"select {columns} from marts.training_rows as r where not exists ({matched}) "  # noqa: S608
-        "order by impressed_at, impression_id"
+        f"select {columns} from marts.training_rows as r "  # noqa: S608 - names are the contract's
+        f"join marts.session_moments as m using (impression_id) where not exists ({matched}) "
+        "order by r.impressed_at, impression_id"
     ).to_arrow_table()
     (before,) = connection.execute("select count(*) from marts.training_rows").fetchone()
     excluded, sessions = connection.execute(

@@ -119,7 +119,7 @@ def erase_from_stream(file: Path, whose: Erasable, start: int = 0, stop: int | N
         with file.open("rb") as stream:
             position = stream.seek(start)
             while position < stop and (line := stream.readline()):
-                erased += _overwrite(descriptor, position, line, _without(line, whose))
+                erased += _overwrite(descriptor, position, line, line_without(line, whose))
                 position += len(line)
         if erased:
             os.fsync(descriptor)
@@ -128,7 +128,7 @@ def erase_from_stream(file: Path, whose: Erasable, start: int = 0, stop: int | N
     return erased
 
 
-def _without(line: bytes, whose: Erasable) -> bytes:
+def line_without(line: bytes, whose: Erasable) -> bytes:
     """What is to stand in a line's place: as many blanks, the line with stars in it, or itself."""
     if not line.strip():
         return line

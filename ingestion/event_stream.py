@@ -8,7 +8,8 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -16,23 +17,20 @@ from typing import Any, BinaryIO, Final
 from ingestion.batch import BATCH_ROWS, Batch, Rejected, check_event, records
 from marquee import contract
 from marquee.erasures import ERASED
-from marquee.errors import MarqueeError
+from marquee.errors import MarqueeError, TryAgain
 
-
-@dataclass(slots=True)
-class _Commit:
-    """Appends that share one write and one fsync."""
-
-    lines: list[bytes] = field(default_factory=list)
-    is_done: bool = False
-    error: BaseException | None = None
+MOST_WAITING_BYTES: Final = 16 << 20
+"""What may wait for the disk before appends are refused."""
+AGAIN_SECONDS: Final = 1.0
+"""After an error, how often the disk is tried without events."""
+TRIAL_BYTES: Final = 1 << 16
 
 
 class EventStream:
     """One writer's durable file of single events.
 
-    Threads may append at once: those that wait for the disk together share one write and one fsync. The file
-    is locked while it is written, so a reader only ever sees lines that are durable (see ``pending_part``).
+    Any thread may append: what arrives while the disk is busy shares the next write and fsync. The file is locked
+    while it is written, so a reader only ever sees lines that are durable (see ``pending_part``).
 
     Raises:
         MarqueeError: another process or object already writes under this name.
@@ -56,50 +54,91 @@ class EventStream:
         os.ftruncate(self._descriptor, self._offset)
         sync(self.file)
         sync(folder)
-        self._next = _Commit()
-        self._joining = threading.Lock()
-        self._turn = threading.Lock()
+        self._waiting: list[tuple[bytes, Future[None]]] = []
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._last_error: str | None = None
+        self._writer = threading.Thread(target=self._run, name="event-stream", daemon=True)
+        self._writer.start()
 
     def append(self, events: list[dict[str, Any]]) -> None:
         """Store events; returns once they are durable.
 
         Raises:
             MarqueeError: the disk is full or failed; none of these events was stored.
+            TryAgain: more waits for the disk than may wait; nothing was stored.
             ValueError, TypeError: an event cannot be written as JSON; nothing was stored.
         """
-        lines = "".join(json.dumps(e, default=_json, ensure_ascii=False, allow_nan=False) + "\n" for e in events)
-        with self._joining:
-            commit = self._next
-            commit.lines.append(lines.encode())
-        with self._turn:
-            if not commit.is_done:
-                self._lead(commit)
-        if commit.error:
-            raise MarqueeError(f"{self.file}: events were not stored: {commit.error}") from commit.error
+        self.append_soon([event_line(event) for event in events]).result()
+
+    def append_soon(self, lines: list[bytes]) -> Future[None]:
+        """Store lines, each one event and its newline, without waiting.
+
+        Returns:
+            Done once all of them are durable; fails with a ``MarqueeError`` when none of them was stored.
+
+        Raises:
+            TryAgain: more waits for the disk than may wait; nothing was stored.
+            MarqueeError: the stream is closed; nothing was stored.
+        """
+        data = b"".join(lines)
+        done: Future[None] = Future()
+        with self._changed:
+            if self._is_closed:
+                raise MarqueeError(f"{self.file}: events were not stored: the stream is closed")
+            if self._waiting_bytes + len(data) > MOST_WAITING_BYTES and self._waiting:
+                raise TryAgain(f"{self.file}: {self._waiting_bytes:,} bytes wait for the disk; send the events again")
+            self._waiting.append((data, done))
+            self._waiting_bytes += len(data)
+            self._changed.notify()
+        return done
+
+    @property
+    def error(self) -> str | None:
+        """Why the last write failed; ``None`` when it did not, or nothing was written yet."""
+        return self._last_error
 
     def close(self) -> None:
-        """Wait for the append under way, then release the file."""
-        with self._turn:
+        """Write what waits, then release the file."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._writer.join()
+        if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             self._owner.close()
 
-    def _lead(self, commit: _Commit) -> None:
-        with self._joining:
-            self._next = _Commit()
-        try:
-            self._write(b"".join(commit.lines))
-        except OSError as error:
-            commit.error = error
-        except BaseException as error:  # an interrupt: the waiting threads must not think they are stored
-            commit.error = error
-            raise
-        finally:
-            commit.is_done = True
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                again = AGAIN_SECONDS if self._last_error else None
+                is_awaited = self._changed.wait_for(lambda: self._waiting or self._is_closed, again)
+                group, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            if is_awaited and not group:
+                return
+            # Who is sent no events because of an error would never see that it is over.
+            error = self._stored(b"".join(data for data, _ in group), is_trial=not is_awaited)
+            for _, done in group:
+                # Who no longer waits may have cancelled; the lines are durable all the same.
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(error) if error else done.set_result(None)
 
-    def _write(self, data: bytes) -> None:
-        if self._descriptor < 0:
-            raise OSError("the stream is closed")
+    def _stored(self, data: bytes, is_trial: bool) -> MarqueeError | None:
+        """Make lines durable; why that failed, whatever it was, for somebody waits to hear it."""
+        try:
+            if is_trial or data:
+                self._write(b" " * TRIAL_BYTES if is_trial else data, is_kept=not is_trial)
+        except Exception as error:
+            self._last_error = str(error)
+            told = MarqueeError(f"{self.file}: events were not stored: {error}")
+            told.__cause__ = error
+            return told
+        self._last_error = None
+        return None
+
+    def _write(self, data: bytes, is_kept: bool = True) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
             # Only true when an earlier failure could not be taken back; then nothing may follow it.
@@ -109,12 +148,22 @@ class EventStream:
             if written != len(data):
                 raise OSError(f"the disk took {written} of {len(data)} bytes")
             os.fsync(self._descriptor)
-            self._offset += len(data)
-        except BaseException:
-            os.ftruncate(self._descriptor, self._offset)
-            raise
+            self._offset += len(data) if is_kept else 0
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            try:
+                if os.fstat(self._descriptor).st_size != self._offset:
+                    os.ftruncate(self._descriptor, self._offset)
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def event_line(event: dict[str, Any]) -> bytes:
+    """An event as a line of a stream.
+
+    Raises:
+        ValueError, TypeError: a value has no place in JSON.
+    """
+    return (json.dumps(event, default=_json, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)

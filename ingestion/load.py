@@ -22,6 +22,7 @@ from ingestion.builds import note_taken_back
 from ingestion.erasure import blank_forgotten, set_aside_forgotten
 from ingestion.event_log import MANIFEST, append_batches, read_manifest, staging_folder, write_batch
 from ingestion.event_stream import StreamPart, pending_part, read_part, sync
+from ingestion.valkey_drain import drain
 from ingestion.warehouse import (
     connect,
     create_tables,
@@ -33,6 +34,7 @@ from ingestion.warehouse import (
     rejected_rows,
     transaction,
 )
+from ingestion.warehouse_deletion import take_out_deleted
 from marquee import contract, lineage
 from marquee.erasures import tombstones
 from marquee.errors import GateError, MarqueeError
@@ -135,7 +137,8 @@ def ingest(source: Source, settings: Settings, on_batch: Callable[[int], None] |
 def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = None) -> list[LoadedBatch]:
     """Load every batch of the log that the warehouse lacks, oldest first, then the new lines of each stream.
 
-    Rows of visitors who were forgotten since they happened are set aside, in the log too.
+    With ``event_log = valkey`` what waits there comes into a stream first. Rows of visitors who were forgotten since
+    they happened are set aside, in the log too. Events that were deleted are not loaded, and taken out if they were.
     ``on_batch`` hears the rows of each batch loaded.
     """
     loaded: list[LoadedBatch] = []
@@ -148,6 +151,9 @@ def load_pending(settings: Settings, on_batch: Callable[[int], None] | None = No
 
     with connect(settings) as connection:
         create_tables(connection)
+        if settings.event_log == "valkey":
+            drain(settings)
+        take_out_deleted(connection, settings.log)
         forgotten = tombstones(settings)
         for folder in _pending_folders(connection, settings.log):
             set_aside_forgotten(folder, forgotten)

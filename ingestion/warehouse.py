@@ -34,6 +34,7 @@ create table if not exists raw.rejected_rows (
     batch_id varchar not null, table_name varchar not null, file varchar not null, line bigint not null,
     reason varchar not null, text varchar not null);
 create table if not exists raw.stream_offsets (file varchar primary key, byte_offset bigint not null);
+create table if not exists raw.deleted_events (event_id varchar not null);
 """
 
 SLICE: Final = 3
@@ -192,6 +193,7 @@ def delete_batch(connection: duckdb.DuckDBPyConnection, batch_id: str, tables: l
 _MISSING_EVENTS: Final = f"""
 select min(ordinal) as ordinal from {_STAGED}
 where not exists (select 1 from raw.events where events.event_id = staged.event_id)
+    and not exists (select 1 from raw.deleted_events as deleted where deleted.event_id = staged.event_id)
 group by event_id
 """
 

@@ -43,12 +43,12 @@ def erase_from_warehouse(settings: Settings, person: Person) -> dict[str, int]:
     with connect(settings) as connection:
         create_tables(connection)
         with transaction(connection):
-            first_day, loaded = _first_day(connection, person), _loaded(connection)
+            first_day, loaded = _first_day(connection, person), loaded_rows(connection)
             counts = _delete_rows(connection, person)
             counts["raw.rejected_rows"] = _blank_rejected(connection, person)
             counts["texts"] = _blank_texts(connection, person)
             _balance_books(connection, settings.log)
-            _have_rebuilt(connection, first_day, loaded)
+            have_rebuilt(connection, first_day, loaded)
         # Even when no row was left: an earlier attempt may have died between its deletion and its copy.
         _copy_to_fresh_file(connection, settings.warehouse)
     return {table: count for table, count in counts.items() if count}
@@ -116,11 +116,12 @@ def _first_day(connection: duckdb.DuckDBPyConnection, person: Person) -> date | 
     return first
 
 
-def _loaded(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def loaded_rows(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Rows that the raw tables hold, by batch."""
     return dict(connection.execute("select batch_id, sum(loaded)::bigint from raw.batch_tables group by 1").fetchall())
 
 
-def _have_rebuilt(connection: duckdb.DuckDBPyConnection, first: date | None, loaded: dict[str, int]) -> None:
+def have_rebuilt(connection: duckdb.DuckDBPyConnection, first: date | None, loaded: dict[str, int]) -> None:
     """Leave what an interrupted build from that day on leaves, which the next build makes up for.
 
     A batch that has lost rows is no new one for that: it would be built from its own first day.
@@ -134,7 +135,7 @@ def _have_rebuilt(connection: duckdb.DuckDBPyConnection, first: date | None, loa
         "where finished_at is not null order by builds.build_id desc limit 1",
         [first, datetime.now(UTC).replace(tzinfo=None)],
     )
-    for batch_id, count in _loaded(connection).items():
+    for batch_id, count in loaded_rows(connection).items():
         if lost := loaded[batch_id] - count:
             connection.execute("update raw.built_batches set loaded = loaded - ? where batch_id = ?", [lost, batch_id])
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from marquee import bench, console, experiments, monitor, promotions, sessions, similar, upkeep
+from marquee import bench, console, experiments, explain, keys, managed, monitor, promotions, sessions, similar, upkeep
 from marquee.errors import MarqueeError, NothingToDo, SettingsError
 from marquee.options import Home, Json
 from marquee.options import command_settings as _settings
@@ -61,6 +61,20 @@ app.command(
     epilog="Examples:  marquee experiment hero --control champion --planned 20000"
     "   |   marquee experiment hero --metric value_per_session --fixed-horizon --until 2026-03-01 --json",
 )(experiments.experiment)
+app.command("explain", epilog="Examples:  marquee explain 5f0c3d…   |   marquee explain 5f0c3d… --all --json")(
+    explain.explain
+)
+app.command(
+    "keys",
+    epilog="Examples:  marquee keys create shop --scope recommend --scope ingest   |   marquee keys list"
+    "   |   marquee keys rotate shop --grace 30   |   marquee keys revoke shop",
+)(keys.keys)
+app.command(
+    "catalogue",
+    epilog="Examples:  marquee catalogue list campaigns   |   marquee catalogue show banners spring-shoes"
+    "   |   marquee catalogue apply spring.json   |   marquee catalogue export"
+    "   |   marquee catalogue audit --limit 50",
+)(managed.catalogue)
 app.command("monitor", epilog="Examples:  marquee monitor   |   marquee monitor --hours 48 --json")(monitor.monitor)
 
 DAYS = ["%Y-%m-%d"]
@@ -114,18 +128,22 @@ def ingest(
 ) -> None:
     """Read a source into the event log and load it exactly once. Malformed rows are set aside with their line."""
     settings = _settings(home, source=source, source_path=path)
-    if path and settings.source == "simulator":
-        raise SettingsError(f"the simulator reads no files; say with --source what {path} holds (`marquee sources`)")
+    if path and settings.source in ("simulator", "catalogue"):
+        name = settings.source
+        raise SettingsError(f"the {name} reads no files; say with --source what {path} holds (`marquee sources`)")
     _ingest(settings, as_json)
 
 
 @app.command(epilog="Example:  marquee sources")
 def sources(as_json: Json = False) -> None:
     """List the sources that can be ingested."""
+    from ingestion.configured import CATALOGUE
     from ingestion.simulator import Simulator
     from ingestion.sources import SOURCES
+    from ingestion.sources.catalogue import CatalogueSource
 
-    known = {Simulator.name: Simulator.about, **{name: kind.about for name, kind in SOURCES.items()}}
+    known = {Simulator.name: Simulator.about, CATALOGUE: CatalogueSource.about}
+    known |= {name: kind.about for name, kind in SOURCES.items()}
     console.show(known, [f"{name:<16} {about}" for name, about in known.items()], as_json)
 
 
@@ -254,17 +272,21 @@ app.command("rollback", epilog='Example:  marquee rollback --by ada --reason "cl
 app.command("history", epilog="Example:  marquee history")(promotions.history)
 
 
-@app.command(epilog="Examples:  marquee serve   |   marquee serve --port 3100 --as-of 2026-02-02T12:00:00")
+@app.command(
+    epilog="Examples:  marquee serve   |   marquee serve --workers 2   |   marquee serve --as-of 2026-02-02T12:00:00"
+)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that answer requests.")] = None,
     as_of: Annotated[datetime | None, typer.Option(help="Serve as if it were this moment (UTC).")] = None,
     home: Home = None,
 ) -> None:
     """Start the scoring service in the foreground; Ctrl-C stops it."""
     from marquee.process import serve as run
 
-    sys.exit(run(_settings(home, after="promote", service_host=host, service_port=port, as_of=as_of)))
+    chosen: dict[str, Any] = {"service_host": host, "service_port": port, "service_workers": workers, "as_of": as_of}
+    sys.exit(run(_settings(home, after="promote", **chosen)))
 
 
 @app.command(epilog="Example:  marquee recommend v000123 --placement home_hero --n 2 --as-of 2026-02-02T12:00:00")
@@ -278,6 +300,7 @@ def recommend(
 ) -> None:
     """Preview the champion's slate for a visitor, with its reasons; nothing is logged and no service is needed."""
     settings = _settings(home, after="promote", as_of=as_of)
+    from serving.counters import open_counters
     from serving.schemas import RecommendRequest
     from serving.scoring import Scorer
 
@@ -285,7 +308,7 @@ def recommend(
         request = RecommendRequest(visitor_id=visitor, placement=placement, n=n)
     except ValidationError as error:
         raise MarqueeError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
-    answer = Scorer(settings, stream=None).recommend(request)
+    answer = Scorer(settings, counters=open_counters(settings), is_preview=True).recommend(request)
     lines = [f"{answer.bundle}, {answer.policy}" + (f", fallback: {answer.fallback}" if answer.fallback else "")]
     if not answer.slate:
         lines.append(f"no banner may stand at {placement} at that moment; --as-of chooses another")

@@ -7,54 +7,14 @@ in order. ``tests/contract`` proves that each of those agrees with this file and
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-ColumnType = Literal["string", "int", "float", "bool", "timestamp", "date"]
-
-SQL_TYPES: Final[dict[str, str]] = {
-    "string": "varchar",
-    "int": "bigint",
-    "float": "double",
-    "bool": "boolean",
-    "timestamp": "timestamp",
-    "date": "date",
-}
-"""Contract type → DuckDB type. Timestamps are UTC, without a zone, in microseconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its name, type, whether it must be present, and what it means (with its unit)."""
-
-    name: str
-    type: ColumnType
-    required: bool = False
-    about: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One table: name, grain ("One row per …"), key columns and ordered columns."""
-
-    name: str
-    grain: str
-    key: tuple[str, ...]
-    columns: tuple[Column, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Column names in order."""
-        return tuple(column.name for column in self.columns)
-
-    def column(self, name: str) -> Column:
-        """The column called ``name``; ``KeyError`` when the table has none."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise KeyError(f"table {self.name} has no column {name}")
-
+from marquee.ranker_features import RANKER_FEATURES as RANKER_FEATURES
+from marquee.ranker_features import feature_hash as feature_hash
+from marquee.tables import SQL_TYPES as SQL_TYPES
+from marquee.tables import Column as Column
+from marquee.tables import ColumnType as ColumnType
+from marquee.tables import Table as Table
 
 EVENT_KINDS: Final = (
     "page_view",
@@ -65,11 +25,16 @@ EVENT_KINDS: Final = (
     "return",
     "impression",
     "click",
+    "seen",
     "other",
 )
-"""What a visitor can do. ``impression`` and ``click`` concern banners; ``order`` and ``return`` one product line."""
+"""What a visitor can do. ``impression``, ``click`` and ``seen`` concern banners; ``order``, ``return`` one product line.
 
-BANNER_KINDS: Final = ("impression", "click")
+An ``impression`` was sent to the page; it is ``seen`` once half of it was on the screen for a second, as the IAB and MRC
+have it.
+"""
+
+BANNER_KINDS: Final = ("impression", "click", "seen")
 PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
 IMPLICIT_WEIGHTS: Final = {"page_view": 1.0, "product_view": 1.0, "favourite": 1.5, "cart": 1.5, "order": 3.0}
 """How much interest in its product's category an event of this kind shows; other kinds show none."""
@@ -91,6 +56,7 @@ def required_by_kind(kind: str) -> tuple[str, ...]:
         + (("product_id",) if kind in PRODUCT_KINDS else ())
         + (("banner_id",) if kind in BANNER_KINDS else ())
         + (("placement_id", "impression_id") if kind == "impression" else ())
+        + (("impression_id",) if kind == "seen" else ())
     )
 
 
@@ -98,6 +64,10 @@ DEVICES: Final = ("desktop", "mobile", "tablet", "unknown")
 CAMPAIGN_STATUSES: Final = ("active", "paused")
 SLATE_LIMIT: Final = 50
 """Most banners one request may ask for."""
+MOST_PLACEMENTS: Final = 10
+"""Most placements one request may name."""
+LONGEST_PAGE: Final = 2_000
+"""Of a page's path, in characters."""
 
 
 # --- raw tables: what a source yields -----------------------------------------------------------------------
@@ -118,7 +88,7 @@ EVENTS = Table(
         Column("placement_id", "string", about="Where the banner stood; required for impressions."),
         Column("position", "int", about="Place in the slate, from 0."),
         Column("request_id", "string", about="The request that the slate answered."),
-        Column("impression_id", "string", about="Joins a click to its impression; required for impressions."),
+        Column("impression_id", "string", about="Joins a click to its impression; required for impression and seen."),
         Column("order_id", "string", about="Order or invoice number."),
         Column("page", "string", about="Page path."),
         Column("quantity", "float", about="Units ordered or returned, > 0."),
@@ -306,6 +276,28 @@ SESSION_FEATURES = Table(
 )
 """The batch definition of what ``features.session`` keeps up to the second online."""
 
+SESSION_MOMENTS = Table(
+    "session_moments",
+    "One row per impression with its session as it stood just before; empty where none was under way.",
+    ("impression_id",),
+    (
+        Column("impression_id", "string", True),
+        Column("visitor_id", "string", True),
+        Column("impressed_at", "timestamp", True),
+        Column("session_started_at", "timestamp", about="Its first event."),
+        Column("session_view_count", "float"),
+        Column("session_cart_count", "float"),
+        Column("session_order_count", "float"),
+        Column("session_product_count", "float", about="Distinct products, 10 at most."),
+        Column("last_category", "string", about="Category of the last event that shows interest in one."),
+        Column("category_interest", "string", about="JSON object, as in session_features but as of that event."),
+    ),
+)
+"""What ``features.session`` told of the visitor's session at that moment. Of clean impressions only.
+
+Banners that were merely shown count for nothing: those of the same page may not have arrived by then.
+"""
+
 BANNER_CATALOGUE = Table(
     "banner_catalogue",
     "One row per banner with what eligibility and scoring need to know of it.",
@@ -364,37 +356,9 @@ MART_TABLES: Final[dict[str, Table]] = {
         VISITOR_FEATURES_365D,
         BANNER_FEATURES_28D,
         SESSION_FEATURES,
+        SESSION_MOMENTS,
         BANNER_CATALOGUE,
         PRODUCT_CATEGORY_PERIODS,
         TRAINING_ROWS,
     )
 }
-
-# --- the ranker ---------------------------------------------------------------------------------------------
-
-RANKER_FEATURES: Final = (
-    "view_count_28d",
-    "cart_count_28d",
-    "order_count_28d",
-    "active_day_count_28d",
-    "visitor_click_rate",
-    "hours_since_seen",
-    "banner_impression_count_28d",
-    "banner_click_rate",
-    "mean_price",
-    "affinity_match",
-    "affinity_cosine",
-    "placement",
-    "position",
-    "device",
-    "hour_of_day",
-)
-"""The ranker's inputs in order. A bundle refuses to load when its own list differs.
-
-Sums over a year are not among them: in a log younger than that they tell its age, and trees learn the age.
-"""
-
-
-def feature_hash(features: tuple[str, ...] = RANKER_FEATURES) -> str:
-    """Short fingerprint of an ordered feature list."""
-    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]

@@ -208,7 +208,7 @@ def _true_values(settings: Settings, bundle: Any) -> dict[str, dict[str, float]]
     requests = world.requests(REQUESTS, settings.seed)
     ids = sorted(set(requests.visitor_id.tolist()))
     visitors = OnlineFeatures(settings).visitors(ids, settings_now(settings))
-    counts = Scorer(settings, stream=None).banner_counts
+    counts = Scorer(settings).banner_counts
     values = policy_values(bundle, world, requests, visitors, counts, settings.seed)
     return {name: asdict(value) for name, value in values.items()}
 

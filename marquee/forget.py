@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from marquee import erasures
+from marquee.erasure_requests import close_request, pending
 from marquee.errors import MarqueeError
 from marquee.person import BLANK, Person
 from marquee.settings import Settings, settings_now
-from marquee.traces import Trace, find_visitor
+from marquee.traces import Trace, find_visitor, require_installation
 
 Counts = dict[str, int]
-LOGS: Final = ("airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine", "airflow.log", "service.log")
+LOGS: Final = (
+    *("log/deleted.jsonl", "airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine"),
+    "airflow.log",
+    "service.log",
+)
 """Text that tools write and that may quote a row, under ``home``; run results of dbt besides."""
 TEXTS: Final = frozenset({".log", ".txt", ".json", ".jsonl", ".html", ".csv", ".md", ""})
 
@@ -58,17 +63,39 @@ def forget(settings: Settings, visitor_id: str, reason: str) -> Erasure | None:
         WarehouseBusy: another process holds the warehouse; nothing or a part was erased, run it again.
         MarqueeError: there is no installation, or a store cannot be reached or read; run it again when it can.
     """
+    _drain(settings)
     person, shared = known_person(settings, visitor_id)
     begun = _begun(settings, person, reason)
     if begun is None:
         return None
     counts = {store.name: store.erase(settings, person) for store in STORES}
     counts = {name: {place: count for place, count in found.items() if count} for name, found in counts.items()}
+    _rewrite(settings)
     left = find_visitor(settings, person)
     if not left:
         line = {"erasure": begun["erasure"], "state": "finished", "at": erasures.utc_now(), "person": begun["person"]}
         erasures.record(settings, line | {"until": begun["until"], "counts": counts})
+        close_request(settings, begun["erasure"])
     return Erasure(begun["person"], counts, begun["bundles"], left, shared)
+
+
+def forget_pending(settings: Settings) -> list[Erasure]:
+    """Finish every erasure that was asked for over the API; see ``forget``."""
+    done = []
+    for request in pending(settings):
+        erasure = forget(settings, request.visitor_id, request.reason)
+        if erasure is None or not erasure.left:
+            close_request(settings, request.erasure)
+        done += [erasure] if erasure else []
+    return done
+
+
+def finish_pending(settings: Settings) -> int:
+    """The same, but an erasure that leaves something is an error; returns how many there were."""
+    done = forget_pending(settings)
+    for erasure in done:
+        require_erased(erasure)
+    return len(done)
 
 
 def known_person(settings: Settings, visitor_id: str) -> tuple[Person, tuple[str, ...]]:
@@ -101,6 +128,21 @@ def _begun(settings: Settings, person: Person, reason: str) -> dict[str, Any] | 
     return line
 
 
+def _drain(settings: Settings) -> None:
+    """Bring what waits in Valkey into the log's files, where it is searched and erased like all else."""
+    from ingestion.valkey_drain import drain
+
+    if settings.event_log == "valkey":
+        require_installation(settings)  # else the events would end up in a home that was mistyped
+        drain(settings)
+
+
+def _rewrite(settings: Settings) -> None:
+    from ingestion.valkey_drain import rewrite_file
+
+    rewrite_file(settings)
+
+
 def _require_free(settings: Settings) -> None:
     """Raise ``WarehouseBusy`` while another process so much as reads the warehouse, before anything is touched."""
     from ingestion.warehouse import connect
@@ -129,9 +171,14 @@ def _bundles(settings: Settings, person: Person, known: list[dict[str, Any]]) ->
 
 def _log(settings: Settings, person: Person) -> Counts:
     from ingestion.erasure import clear_leftovers, erase_from_files, erase_from_log
+    from ingestion.valkey_drain import erase_from_valkey
 
     clear_leftovers(settings)
-    return {"log": erase_from_log(settings, person), "quarantine": erase_from_files(settings.quarantine, person)}
+    return {
+        "log": erase_from_log(settings, person),
+        "valkey": erase_from_valkey(settings, person),
+        "quarantine": erase_from_files(settings.quarantine, person),
+    }
 
 
 def _warehouse(settings: Settings, person: Person) -> Counts:
@@ -155,6 +202,12 @@ def _features(settings: Settings, person: Person) -> Counts:
         "online": erase_online(settings, person),
         "sessions": erase_sessions(settings, person),
     }
+
+
+def _counters(settings: Settings, person: Person) -> Counts:
+    from serving.erasure import erase_counters
+
+    return {"showings": erase_counters(settings, person)}
 
 
 def _registry(settings: Settings, person: Person) -> Counts:
@@ -197,6 +250,7 @@ STORES: Final = (
     Store("target", _target),
     Store("warehouse", _warehouse),
     Store("features", _features),
+    Store("counters", _counters),
     Store("registry", _registry),
     Store("logs and reports", _logs),
 )

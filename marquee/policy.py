@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class Chance(Protocol):
+    """A source of chance; NumPy's generators are some."""
+
+    def random(self) -> float:
+        """The next number, uniform in [0, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,13 @@ class Policy:
             left: [m] which are left; at least one.
         """
         among = np.where(left, scores, -np.inf)
-        best = among.max(axis=1, keepdims=True)
+        if len(scores) == 1 and not self.temperature:
+            # What follows, to the last bit, without the arrays that a single best does not need.
+            certain: Floats = left * (self.exploration / np.count_nonzero(left))
+            certain[among.argmax()] += 1.0 - self.exploration
+            return certain
         if self.temperature:
+            best = among.max(axis=1, keepdims=True)
             shares = np.exp((among - best) / self.temperature)
             decided = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
         else:
@@ -66,23 +79,48 @@ class Slate:
 
 
 def draw_slate(
-    scores: Floats, n: int, policy: Policy, rng: np.random.Generator, similarity: Floats | None = None
+    scores: Floats,
+    n: int,
+    policy: Policy,
+    rng: Chance,
+    similarity: Floats | None = None,
+    tiers: Ints | None = None,
+    groups: Ints | None = None,
 ) -> Slate:
     """Draw without replacement, position by position.
 
     Args:
         scores: [m] one score a candidate, or [H, m] one a candidate and draw from the posterior.
-        n: positions to fill; fewer are filled when there are fewer candidates.
+        n: positions to fill; fewer are filled when there are fewer candidates, or when groups leave none.
         policy: how scores become chances.
         rng: source of chance, so that a caller can replay a draw.
         similarity: [m, m] in [0, 1], for a policy with diversity.
+        tiers: [m] of those left only the ones of the highest tier can be taken.
+        groups: [m] a slate holds one candidate of each group; below 0 is none.
     """
-    return _filled(scores, min(n, scores.shape[-1]), policy, similarity, lambda _, chances: _drawn(chances, rng))
+    limits = _Limits(scores.shape[-1], tiers, groups)
+    count = min(n, scores.shape[-1])
+    slate = _filled(scores, count, policy, similarity, limits, lambda _, chances: _drawn(chances, rng))
+    if groups is None:
+        return slate
+    filled = slate.propensities > 0
+    return Slate(slate.items[filled], slate.propensities[filled], slate.likeliest[filled])
 
 
-def slate_propensities(scores: Floats, items: Ints, policy: Policy, similarity: Floats | None = None) -> Floats:
-    """[n] propensity of each position of a slate that another policy drew, as ``draw_slate`` would have had it."""
-    return _filled(scores, len(items), policy, similarity, lambda position, _: int(items[position])).propensities
+def slate_propensities(
+    scores: Floats,
+    items: Ints,
+    policy: Policy,
+    similarity: Floats | None = None,
+    tiers: Ints | None = None,
+    groups: Ints | None = None,
+) -> Floats:
+    """[n] propensity of each position of a slate that another policy drew, as ``draw_slate`` would have had it.
+
+    It is 0 where ``draw_slate`` could not have taken that item.
+    """
+    limits = _Limits(scores.shape[-1], tiers, groups)
+    return _filled(scores, len(items), policy, similarity, limits, lambda at, _: int(items[at])).propensities
 
 
 def new_banner_boost(impressions: Floats, boost: float, until: float) -> Floats:
@@ -98,27 +136,58 @@ def new_banner_boost(impressions: Floats, boost: float, until: float) -> Floats:
     return 1.0 + boost * share
 
 
+class _Limits:
+    """Which candidates are left, and which of those may be taken now."""
+
+    def __init__(self, size: int, tiers: Ints | None, groups: Ints | None) -> None:
+        self.left = np.ones(size, dtype=bool)
+        self._tiers, self._groups = tiers, groups
+
+    def open(self) -> NDArray[np.bool_]:
+        """[m] those left in the highest tier among them; one is left at least."""
+        if self._tiers is None:
+            return self.left
+        open_now: NDArray[np.bool_] = self.left & (self._tiers == self._tiers[self.left].max())
+        return open_now
+
+    def take(self, item: int) -> None:
+        """Close an item, and its group with it."""
+        self.left[item] = False
+        if self._groups is not None and self._groups[item] >= 0:
+            self.left &= self._groups != self._groups[item]
+
+
 def _filled(
-    scores: Floats, count: int, policy: Policy, similarity: Floats | None, take: Callable[[int, Floats], int]
+    scores: Floats,
+    count: int,
+    policy: Policy,
+    similarity: Floats | None,
+    limits: _Limits,
+    take: Callable[[int, Floats], int],
 ) -> Slate:
-    """The slate whose item at each position is what ``take`` says, given the position and the chances."""
+    """The slate whose item at each position is what ``take`` says, given the position and the chances.
+
+    Where nothing may be taken any more, propensities are 0.
+    """
     own = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    left = np.ones(own.shape[1], dtype=bool)
     alike = np.zeros(own.shape[1])
-    items, propensities = np.empty(count, dtype=np.int64), np.empty(count)
-    likeliest = np.empty(count, dtype=bool)
+    items, propensities = np.zeros(count, dtype=np.int64), np.zeros(count)
+    likeliest = np.zeros(count, dtype=bool)
     for position in range(count):
-        chances = policy.chances(own - policy.diversity * alike, left)
+        if not limits.left.any():
+            break
+        open_now = limits.open()
+        chances = policy.chances(own - policy.diversity * alike if policy.diversity else own, open_now)
         item = take(position, chances)
         items[position], propensities[position] = item, chances[item]
         likeliest[position] = chances[item] == chances.max()
-        left[item] = False
+        limits.take(item)
         if policy.diversity and similarity is not None:
             alike = np.maximum(alike, similarity[item])
     return Slate(items, propensities, likeliest)
 
 
-def _drawn(chances: Floats, rng: np.random.Generator) -> int:
+def _drawn(chances: Floats, rng: Chance) -> int:
     rising = np.cumsum(chances)
     # From the right: a chance of 0 has no width and is never hit, whatever the sum's last digit.
     return int(np.searchsorted(rising, rng.random() * rising[-1], side="right"))

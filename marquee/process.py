@@ -13,13 +13,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 from marquee.errors import MarqueeError
 from marquee.settings import Settings, quiet_environment
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 20.0
+DRAIN_SECONDS = 15
+"""How long a worker that is told to end may finish the requests that it is at."""
+SERVICE_SETTINGS = (
+    *("as_of", "service_workers", "service_requests", "deadline", "body_limit", "events_limit", "rate_limit"),
+    *("cors_origins", "public_url", "log_format", "log_requests", "traces_url"),
+)
+"""Settings that an option or a caller may have chosen, and that workers would else read from elsewhere."""
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -35,7 +44,13 @@ def environment(settings: Settings) -> dict[str, str]:
 def service_environment(settings: Settings) -> dict[str, str]:
     """What the service's workers need to know beyond the home."""
     chosen = {"MARQUEE_SERVICE_HOST": settings.service_host, "MARQUEE_SERVICE_PORT": str(settings.service_port)}
-    return chosen | ({"MARQUEE_AS_OF": settings.as_of.isoformat()} if settings.as_of else {})
+    for name in SERVICE_SETTINGS:
+        value = getattr(settings, name)
+        if value != Settings.model_fields[name].default:
+            chosen[f"MARQUEE_{name.upper()}"] = value.isoformat() if isinstance(value, datetime) else str(value)
+    if settings.traces_url:
+        chosen["OTEL_SDK_DISABLED"] = "false"
+    return chosen
 
 
 def airflow(settings: Settings, arguments: list[str]) -> int:
@@ -61,13 +76,20 @@ def migrate(settings: Settings) -> None:
 
 
 def serve(settings: Settings) -> int:
-    """Run the service in the foreground until Ctrl-C; its exit code."""
+    """Run the service in the foreground until Ctrl-C or SIGTERM, then let it finish what it is at; its exit code."""
     child = _start_service(settings, None)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return child.wait()
     except KeyboardInterrupt:
         _stop(child)
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -106,6 +128,7 @@ def _start_service(settings: Settings, log: Path | None) -> subprocess.Popen[byt
         raise MarqueeError(f"port {port} on {host} is taken; choose another with --port or MARQUEE_SERVICE_PORT")
     command = [str(Path(sys.executable).with_name("bentoml")), "serve", "serving.service:BannerService"]
     command += ["--host", host, "--port", str(port)]
+    command += ["--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     output = log.open("wb") if log else None
     try:
         return subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -49,9 +50,38 @@ class Settings(BaseSettings):
     offline_store: Literal["duckdb", "spark"] = Field("duckdb", description="Engine of point-in-time joins.")
     online_store: Literal["sqlite", "valkey"] = Field("sqlite", description="Where online features live.")
     valkey_url: SecretStr | None = Field(None, description="redis://… of Valkey or Redis when online_store is valkey.")
+    event_log: Literal["files", "valkey"] = Field(
+        "files", description="Where the service's events wait for the load: files here, or Valkey for many machines."
+    )
+    valkey_log_mb: int = Field(
+        256, ge=1, description="Most that may wait in Valkey, in megabytes; events beyond it are refused."
+    )
     lineage: bool = Field(True, description="Write OpenLineage events to home/lineage.")
     service_host: str = Field("127.0.0.1", description="Address the service binds.")
     service_port: int = Field(3000, ge=1, le=65535, description="Port of the service.")
+    service_workers: int = Field(1, ge=1, le=256, description="Processes that answer requests.")
+    service_requests: int = Field(
+        256, ge=1, le=100_000, description="Requests that one process works on at once; more are answered with 503."
+    )
+    deadline: float = Field(2.0, gt=0, le=60, description="Seconds after which a request is answered with 504.")
+    slate_ms: float = Field(
+        150.0, gt=0, le=10_000, description="Milliseconds after which a slate comes without the visitor's features."
+    )
+    slates_waiting: int = Field(
+        64, ge=1, le=10_000, description="Slates that one process works on at once; more are answered quickly."
+    )
+    explain_days: float = Field(7.0, ge=0, description="How long decisions are kept for marquee explain; 0 for none.")
+    body_limit: int = Field(1_048_576, ge=1_024, description="Largest body of a request, in bytes.")
+    events_limit: int = Field(1_000, ge=1, le=100_000, description="Most events in one report.")
+    rate_limit: str | None = Field(None, description="Requests that one key may make, such as 6000/minute.")
+    cors_origins: str | None = Field(None, description="Origins whose pages may call the service, separated by commas.")
+    public_url: str = Field("", description="What browsers call the service by; begins click URLs, empty for relative.")
+    click_secret: SecretStr | None = Field(
+        None, description="Signs click URLs, 32 characters or more; for many machines, one has its own."
+    )
+    log_format: Literal["json", "text"] = Field("json", description="What the service's log lines look like.")
+    log_requests: bool = Field(True, description="Log a line for each request.")
+    traces_url: str | None = Field(None, description="http://… of an OTLP collector that gets traces of requests.")
     as_of: datetime | None = Field(None, description="Serve as if it were this moment (UTC); for replays and demos.")
     attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
     exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over the eligible.")
@@ -82,6 +112,50 @@ class Settings(BaseSettings):
     @classmethod
     def _is_monotone(cls, text: str) -> str:
         monotone_signs(text)
+        return text
+
+    @field_validator("event_log")
+    @classmethod
+    def _has_valkey(cls, kind: str, info: ValidationInfo) -> str:
+        # Any machine may bring any event into session features, and acknowledges it where they are kept.
+        if kind == "valkey" and (info.data.get("online_store") != "valkey" or info.data.get("valkey_url") is None):
+            raise ValueError("valkey needs online_store = valkey and a valkey_url too")
+        return kind
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_rate(cls, text: str | None) -> str | None:
+        if text and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", text):
+            raise ValueError("write a number and a second, minute, hour or day, such as 6000/minute")
+        return text
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str | None) -> str | None:
+        for origin in filter(None, (part.strip() for part in (text or "").split(","))):
+            if not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://shop.example")
+        return text
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_base(cls, text: str) -> str:
+        if text and not re.fullmatch(r"https?://[^\s?#]+", text):
+            raise ValueError("write a URL such as https://banners.shop.example, without ? and #")
+        return text
+
+    @field_validator("click_secret")
+    @classmethod
+    def _is_long(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < 32:
+            raise ValueError("write 32 characters or more, such as `openssl rand -hex 32` prints")
+        return secret
+
+    @field_validator("traces_url")
+    @classmethod
+    def _is_url(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"https?://\S+", text):
+            raise ValueError("write a URL that begins with http:// or https://")
         return text
 
     @field_validator("optimism")
@@ -122,6 +196,11 @@ class Settings(BaseSettings):
         return self.home / "bentoml"
 
     @property
+    def decisions(self) -> Path:
+        """What each answer was decided from, for ``marquee explain``."""
+        return self.home / "decisions"
+
+    @property
     def shadow(self) -> Path:
         """What shadows would have shown."""
         return self.home / "shadow"
@@ -130,6 +209,16 @@ class Settings(BaseSettings):
     def lineage_folder(self) -> Path:
         """OpenLineage events, unless they are sent elsewhere."""
         return self.home / "lineage"
+
+    @property
+    def keys(self) -> Path:
+        """The API keys, as hashes, and who changed them when."""
+        return self.home / "keys.sqlite"
+
+    @property
+    def click_key(self) -> Path:
+        """What signs click URLs, where no ``click_secret`` is set."""
+        return self.home / "click.key"
 
     @property
     def registry(self) -> Path:

@@ -49,10 +49,26 @@ def erase_from_sqlite(path: Path, person: Person, keys: Mapping[str, object], co
         return erased
 
 
+def delete_from_sqlite(path: Path, keys: Mapping[str, object], seconds: float) -> int:
+    """Delete the rows so keyed, in whatever table has such a column, and nothing else; returns how many.
+
+    Raises:
+        MarqueeError: the file is not free within so many seconds, or is no sound database.
+    """
+    if not path.exists():
+        return 0
+    with _opened(path, seconds) as connection:
+        return sum(
+            connection.execute(f'delete from "{table}" where "{column}" = ?', [keys[column]]).rowcount
+            for table, columns in _tables(connection)
+            for column in keys.keys() & set(columns)
+        )
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(path, timeout=seconds, isolation_level=None)) as connection:
             connection.execute("pragma secure_delete = on").fetchall()
             yield connection
     except sqlite3.Error as error:

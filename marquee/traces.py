@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from marquee.erasure_requests import PENDING
 from marquee.errors import MarqueeError, WarehouseBusy
 from marquee.person import PERSON_COLUMNS, Person
 from marquee.settings import Settings
@@ -63,7 +64,11 @@ def find_visitor(settings: Settings, person: Person) -> list[Trace]:
     search = _Search(person)
     files = sorted(path for path in settings.home.rglob("*") if path.is_file() and not path.is_symlink())
     names = {path: path.relative_to(settings.home) for path in files}
-    searched = [path for path, name in names.items() if name.parts[:2] != COMPILED or name.name == "run_results.json"]
+    searched = [
+        path
+        for path, name in names.items()
+        if name.parts[0] != PENDING and (name.parts[:2] != COMPILED or name.name == "run_results.json")
+    ]
     found = [(path, place, count) for path in searched for place, count in _present(search.look_into(path))]
     # Only now are all longer ids known.
     found += [(path, "bytes", count) for path in search.binaries for count in [search.count_bytes(path)]]
@@ -83,9 +88,15 @@ def _elsewhere(settings: Settings, person: Person) -> Iterator[Trace]:
     """Stores that are not files under ``home``, where the settings have an address."""
     from features.erasure import count_online
     from ingestion.target_erasure import count_in_target
+    from ingestion.valkey_drain import count_in_valkey
+    from serving.erasure import count_counters
 
     if count := count_online(settings, person):
         yield Trace("valkey", "keys", count)
+    if count := count_counters(settings, person):
+        yield Trace("valkey", "showings", count)
+    if count := count_in_valkey(settings, person):
+        yield Trace("valkey", "event log", count)
     for place, count in count_in_target(settings, person).items():
         yield Trace("postgres", place, count)
 

@@ -6,6 +6,7 @@ import getpass
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,7 +102,8 @@ def check_skew(
 
 
 def forget(
-    visitor: Annotated[str, typer.Option(help="The visitor's id.")],
+    visitor: Annotated[str | None, typer.Option(help="The visitor's id.")] = None,
+    pending: Annotated[bool, typer.Option("--pending", help="Whom the API was asked to forget, all of them.")] = False,
     reason: Annotated[str, typer.Option(help="Why; recorded. Do not name the person.")] = "asked to be forgotten",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before erasing.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only search; exit code 1 if something is found.")] = False,
@@ -113,6 +115,11 @@ def forget(
     from marquee.forget import known_person, require_erased
     from marquee.traces import find_visitor
 
+    if pending:
+        _forget_pending(visitor, home, as_json)
+        return
+    if visitor is None:
+        raise MarqueeError("give --visitor, or --pending for all whom the API was asked to forget")
     _require_id(visitor)
     settings = command_settings(home, existing=True)
     if check:
@@ -129,6 +136,20 @@ def forget(
         return
     console.show({"erased": True} | asdict(erasure), _erasure_lines(erasure), as_json)
     require_erased(erasure)
+
+
+def _forget_pending(visitor: str | None, home: Path | None, as_json: bool) -> None:
+    from marquee.forget import forget_pending, require_erased
+
+    if visitor is not None:
+        raise MarqueeError("--visitor and --pending exclude each other; give one of them")
+    settings = command_settings(home, existing=True)
+    with console.progress("forget", None, settings.quiet):
+        done = forget_pending(settings)
+    lines = [line for erasure in done for line in _erasure_lines(erasure)] or ["no erasure is pending"]
+    console.show({"erased": [asdict(erasure) for erasure in done]}, lines, as_json)
+    for erasure in done:
+        require_erased(erasure)
 
 
 def _verdict_lines(verdict: Any) -> list[str]:

@@ -1,27 +1,41 @@
-"""The bundles that one service process holds: the champion, the arms of a canary or an experiment, the shadow."""
+"""The bundles that one service process holds: the champion, the arms of a canary or an experiment, the shadow.
+
+Each stands over the catalogue as it is managed now. One thread keeps both up; a request takes what stands and waits
+for nobody.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import numpy as np
+from prometheus_client import Gauge
 
 from features.matrix import BANNER_COUNTS, Floats
-from features.moments import Moment, OnlineMoments
+from features.moments import OnlineMoments
+from features.online_reads import VisitorReads, open_visitor_reads
 from features.patience import PAUSE_SECONDS
+from features.products import Products, ShopProducts
 from features.store import OnlineFeatures
+from ingestion.catalogue_store import CatalogueStore, Managed, open_catalogue_store
 from marquee.experiment import Arm, Experiment, assign, read_experiment
 from marquee.settings import Settings
+from serving.decision import Board
+from serving.live_catalogue import merge
+from serving.recommend import Allowed, recommend, request_rng
 from training import registry
-from training.bundle import Bundle
+from training.bundle import Bundle, Context
 
-FOLLOW_SECONDS: Final = 1.0
+FOLLOW_SECONDS: Final = 0.25
+"""How often promotions and the catalogue are looked up: both are live within a second."""
 RETRY_SECONDS: Final = 30.0
 """Until a bundle that could not be read is tried again."""
 COUNTS_SECONDS: Final = 60.0
@@ -29,40 +43,78 @@ COUNTS_SECONDS: Final = 60.0
 CHAMPION: Final = "champion"
 CANARY: Final = "canary"
 LOG: Final = logging.getLogger("bentoml.marquee")
+COUNTS_AGE: Final = Gauge(
+    "marquee_banner_counts_age_seconds", "Since the banners' counts were read.", multiprocess_mode="max"
+)
+CATALOGUE: Final = Gauge(
+    "marquee_catalogue_version", "Version of the managed catalogue that answers.", multiprocess_mode="min"
+)
 
 
 class Standing:
-    """A bundle ready to answer, and its banners' counts as the online store has them."""
+    """A bundle ready to answer over the live catalogue, and its banners' counts as the online store has them."""
 
-    def __init__(self, tag: str, bundle: Bundle, features: OnlineFeatures) -> None:
-        self.tag, self.bundle, self.features = tag, bundle, features
-        self.counts: dict[str, Floats] = {}
-        self.counts_moment: Moment | None = None
-        self.counted_at: datetime | None = None
+    def __init__(
+        self,
+        tag: str,
+        bundle: Bundle,
+        features: OnlineFeatures,
+        reads: VisitorReads,
+        managed: Managed,
+        products: Products,
+    ) -> None:
+        self.tag, self.trained, self.features, self.reads = tag, bundle, features, reads
         self._count_at = -math.inf
+        live = merge(bundle.catalogue, managed, products)
+        self.board = Board(tag, bundle.with_catalogue(live.catalogue), live)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle over the live catalogue."""
+        return self.board.bundle
 
     @property
     def banner_counts(self) -> dict[str, Floats]:
         """[B] arrays of the banners' counts; NaN while the online store could not be asked."""
-        return self.counts or dict.fromkeys(BANNER_COUNTS, np.full(len(self.bundle.catalogue), np.nan))
+        return self.board.counts
+
+    def warm(self, now: datetime) -> None:
+        """Make an answer that nobody sees: what is worked out at the first one would make it late."""
+        board, context = self.board, Context("", "unknown", np.datetime64(now, "us"))
+        every = Allowed(np.ones(len(board.bundle.catalogue), dtype=bool))
+        recommend(board.bundle, context, 1, None, board.counts, request_rng("warm"), allowed=every)
+        with suppress(Exception):  # a store that is down is asked again by the first request
+            self.reads.read("", now)
+
+    def stand_over(self, managed: Managed, products: Products) -> None:
+        """Take the catalogue as it is managed now; what is known of the banners' counts stays."""
+        before, live = self.board, merge(self.trained.catalogue, managed, products)
+        bundle = self.trained.with_catalogue(live.catalogue)
+        known = {banner: row for row, banner in enumerate(before.bundle.catalogue.banner_ids)}
+        rows = [known.get(banner, -1) for banner in bundle.catalogue.banner_ids]
+        counts = {name: np.append(values, np.nan)[rows] for name, values in before.counts.items()}
+        self.board = Board(self.tag, bundle, live, counts, before.counts_moment, before.counted_at)
 
     def refresh(self, moments: OnlineMoments, clock: Callable[[], datetime]) -> None:
         """Take the counts from the online store when they are a minute old; while it is down, old ones stay."""
         if time.monotonic() < self._count_at:
             return
-        ids, before, now = self.bundle.catalogue.banner_ids, moments.now(), clock()
+        board, before, now = self.board, moments.now(), clock()
+        ids = board.bundle.catalogue.banner_ids
         try:
             known = self.features.banners(ids, now)
         except Exception as error:  # whatever it raises, a page view still gets its banners
             self._count_at = time.monotonic() + PAUSE_SECONDS
-            LOG.error("the banners' counts cannot be read, %s: %s", "old ones stay" if self.counts else "none", error)
+            kept = "old ones stay" if board.counted_at else "none"
+            LOG.error("the banners' counts cannot be read, %s: %s", kept, error)
             return
-        self.counts_moment, self.counted_at = before if before == moments.now() else None, now
         self._count_at = time.monotonic() + COUNTS_SECONDS
-        self.counts = {
+        counts = {
             name: np.array([known[b][name] if b in known else np.nan for b in ids], dtype=np.float64)
             for name in BANNER_COUNTS
         }
+        moment = before if before == moments.now() else None
+        self.board = Board(self.tag, board.bundle, board.live, counts, moment, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +132,7 @@ class Inside:
 
 
 class Lineup:
-    """Follows the record of promotions, looked up at most once a second.
+    """Follows the record of promotions and the managed catalogue.
 
     Raises:
         BundleError: no bundle has been promoted yet.
@@ -89,14 +141,36 @@ class Lineup:
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self.moments = OnlineMoments(settings)
+        self.moment = self.moments.now()
+        """Of what is online, as it was at the last look."""
+        self.catalogue: CatalogueStore = open_catalogue_store(settings)
         self._settings, self._clock = settings, clock
         self._features = OnlineFeatures(settings)
         self._inside = Inside(registry.Roles(), {}, None)
+        self._managed, self._products = Managed(), Products()
+        self._shop = ShopProducts(settings)
         self._retry_at: dict[str, float] = {}
         self._followed_at = -math.inf
         self._experiment = read_experiment(settings.experiment) if settings.experiment else None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lineup", daemon=True)
         registry.require_champion(settings)
         self.follow()
+
+    def start(self) -> None:
+        """Follow from now on, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the look under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a thread keeps it up; else whoever asks calls ``follow``."""
+        return self._thread.is_alive()
 
     @property
     def roles(self) -> registry.Roles:
@@ -125,10 +199,12 @@ class Lineup:
         return (arm.name, standing) if standing else (CHAMPION, inside.champion)
 
     def follow(self) -> None:
-        """Switch to what was newly promoted, rolled back, or put on trial."""
+        """Switch to what was newly promoted, rolled back, or put on trial, and to the catalogue as it is now."""
         if time.monotonic() - self._followed_at < FOLLOW_SECONDS:
             return
         self._followed_at = time.monotonic()
+        self.moment = self.moments.now()
+        self._follow_catalogue()
         try:
             self._take(registry.roles(self._settings))
         except Exception as error:  # whatever is wrong with the record, the last good one still answers
@@ -137,6 +213,29 @@ class Lineup:
             LOG.error("still serving %s: %s", self.champion.tag, error)
         for standing in self._inside.standing.values():
             standing.refresh(self.moments, self._clock)
+        if counted_at := self.champion.board.counted_at:
+            COUNTS_AGE.set((self._clock() - counted_at).total_seconds())
+
+    def _run(self) -> None:
+        while not self._stop.wait(FOLLOW_SECONDS):
+            try:
+                self.follow()
+            except Exception as error:  # what stands keeps answering
+                LOG.error("still serving %s: %s", self.champion.tag, error)
+
+    def _follow_catalogue(self) -> None:
+        try:
+            products = self._shop.now()
+            is_known = self.catalogue.version() == self._managed.version and products is self._products
+            if is_known and self._inside.standing:
+                return
+            self._managed, self._products = self.catalogue.read(), products
+        except Exception as error:  # the catalogue as it was last known is better than none
+            LOG.error("the managed catalogue cannot be read, the last known one stays: %s", error)
+            return
+        for standing in self._inside.standing.values():
+            standing.stand_over(self._managed, products)
+        CATALOGUE.set(self._managed.version)
 
     def _take(self, roles: registry.Roles) -> None:
         in_arms = [arm.bundle for arm in self._experiment.arms] if self._experiment else []
@@ -162,8 +261,12 @@ class Lineup:
 
     def _load(self, tag: str) -> Standing:
         bundle = registry.load_bundle(self._settings, tag)
-        service = registry.feature_service_name(tag)
-        return Standing(tag, bundle, self._features.through(service, bundle.manifest["feature_service"]))
+        service, reads = registry.feature_service_name(tag), bundle.manifest["feature_service"]
+        features = self._features.through(service, reads)
+        own = open_visitor_reads(self._settings, reads)
+        standing = Standing(tag, bundle, features, own, self._managed, self._products)
+        standing.warm(self._clock())
+        return standing
 
 
 def _canary(roles: registry.Roles) -> Experiment | None:

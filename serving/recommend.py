@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marquee.policy import draw_slate
+from features.matrix import BANNER_COUNTS
+from marquee.policy import Chance, Ints, draw_slate
 from serving.reasons import reasons
 from training.bundle import Bundle, Context
 from training.eligibility import eligible_banners
+
+NEW_SHARE: Final = 0.2
+"""Most of the candidates that may be there only because they are new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may be shown: [B] whether, in which order a slate is filled, and which of them exclude each other.
+
+    Attributes:
+        tiers: higher ones fill a slate first; None where all are alike.
+        groups: of one group a slate holds one banner, -1 for none; None where no banner excludes another.
+    """
+
+    mask: NDArray[np.bool_]
+    tiers: Ints | None = None
+    groups: Ints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +45,24 @@ class Placed:
     reasons: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What the ranker saw: n rows of the catalogue, their inputs [n, F] and click probabilities [n]."""
+
+    rows: Ints
+    matrix: NDArray[np.float32]
+    scores: NDArray[np.float64]
+
+
 def recommend(
     bundle: Bundle,
     context: Context,
     n: int,
     visitor: dict[str, Any] | None,
     banner_counts: dict[str, NDArray[np.float64]],
-    rng: np.random.Generator,
+    rng: Chance,
     explain: bool = True,
+    allowed: Allowed | None = None,
 ) -> list[Placed]:
     """Draw a slate of at most ``n`` banners; empty when nothing may be shown, never an error.
 
@@ -43,25 +71,98 @@ def recommend(
         banner_counts: [B] arrays of the banners' counts, NaN for one never shown.
         rng: the draw's source of chance; ``request_rng`` makes it repeatable.
         explain: False leaves the reasons empty, for replays of many requests.
+        allowed: what the shop's rules allow; without it calendar, status and placement decide.
     """
-    rows = bundle.retrieve(visitor, eligible_banners(bundle.catalogue, context.placement_id, context.at))
-    if not len(rows):
-        return []
+    may = allowed or Allowed(eligible_banners(bundle.catalogue, context.placement_id, context.at))
+    ranked = rank(bundle, context, visitor, banner_counts, may)
+    return draw(bundle, ranked, n, visitor, banner_counts, rng, explain, may) if len(ranked.rows) else []
+
+
+def rank(
+    bundle: Bundle,
+    context: Context,
+    visitor: dict[str, Any] | None,
+    banner_counts: dict[str, NDArray[np.float64]],
+    allowed: Allowed,
+) -> Ranked:
+    """The banners that retrieval hands on, with their click probabilities; no rows when nothing may be shown."""
+    rows = _with_new(bundle, bundle.retrieve(visitor, allowed.mask, allowed.tiers), banner_counts, allowed)
     matrix = bundle.matrix(visitor, rows, banner_counts, context)
-    scores = bundle.ranker.predict(matrix)
+    return Ranked(rows, matrix, bundle.ranker.predict(matrix) if len(rows) else np.empty(0))
+
+
+def _with_new(bundle: Bundle, rows: Ints, banner_counts: dict[str, NDArray[np.float64]], allowed: Allowed) -> Ints:
+    """The rows with the farthest of them given up for banners hardly shown yet, which retrieval knows too little of.
+
+    Else a new banner that its tower puts far from everybody would never be shown, and never be known.
+    """
+    most = int(len(rows) * NEW_SHARE)
+    if not bundle.boost[0] or not most or len(rows) == np.count_nonzero(allowed.mask):
+        return rows
+    shown = banner_counts[BANNER_COUNTS[0]]
+    is_new = allowed.mask & ~(shown >= bundle.boost[1])
+    is_new[rows] = False
+    if allowed.tiers is not None:
+        is_new &= allowed.tiers >= allowed.tiers[rows].min()
+    new = np.flatnonzero(is_new)
+    if not len(new):
+        return rows
+    new = new[np.argsort(np.nan_to_num(shown[new]), kind="stable")[:most]]
+    return np.concatenate([rows[: len(rows) - len(new)], new])
+
+
+def draw(
+    bundle: Bundle,
+    ranked: Ranked,
+    n: int,
+    visitor: dict[str, Any] | None,
+    banner_counts: dict[str, NDArray[np.float64]],
+    rng: Chance,
+    explain: bool,
+    allowed: Allowed,
+) -> list[Placed]:
+    """The slate that the policy draws from ranked banners, at least one of them."""
+    rows, scores = ranked.rows, ranked.scores
     alike = bundle.similarity(rows) if bundle.policy.diversity else None
-    slate = draw_slate(bundle.appeal(scores, rows, banner_counts), n, bundle.policy, rng, alike)
-    placed = [
-        Placed(int(rows[item]), position, float(scores[item]), float(slate.propensities[position]), matrix[item], [])
+    tiers = None if allowed.tiers is None else allowed.tiers[rows]
+    groups = None if allowed.groups is None else allowed.groups[rows]
+    appeal = bundle.appeal(scores, rows, banner_counts)
+    slate = draw_slate(appeal, n, bundle.policy, rng, alike, tiers, groups)
+    why: list[list[str]] = [[] for _ in slate.items]
+    if explain:
+        why = reasons(bundle, ranked.matrix, scores, rows, slate.items, visitor, ~slate.likeliest)
+    return [
+        Placed(
+            int(rows[item]),
+            position,
+            float(scores[item]),
+            float(slate.propensities[position]),
+            ranked.matrix[item],
+            why[position],
+        )
         for position, item in enumerate(slate.items)
     ]
-    if explain:
-        contributions = bundle.ranker.contributions(matrix[slate.items])
-        for banner, shares, likeliest in zip(placed, contributions, slate.likeliest, strict=True):
-            banner.reasons.extend(reasons(bundle, banner.row, banner.features, shares, visitor, not likeliest))
-    return placed
 
 
-def request_rng(request_id: str) -> np.random.Generator:
+class RequestChance(Chance):
+    """Uniform numbers from a request's id alone, so that a logged draw can be made again.
+
+    BLAKE2b in counter mode, 53 bits a number: a generator of NumPy's takes ten times as long to be made as a slate
+    needs numbers.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self._key, self._block, self._left = request_id.encode(), 0, b""
+
+    def random(self) -> float:
+        """The next number in [0, 1)."""
+        if not self._left:
+            self._left = hashlib.blake2b(self._key, salt=self._block.to_bytes(8, "big")).digest()
+            self._block += 1
+        word, self._left = self._left[:8], self._left[8:]
+        return (int.from_bytes(word, "big") >> 11) * 2.0**-53
+
+
+def request_rng(request_id: str) -> RequestChance:
     """Chance seeded by the request's id, so that a logged draw can be replayed."""
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest()))
+    return RequestChance(request_id)

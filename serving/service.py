@@ -1,32 +1,47 @@
-"""The BentoML service: HTTP in, HTTP out. What it answers is decided in ``scoring`` and ``recommend``."""
+"""The BentoML service: runs the workers, and the API within them. What is answered is decided in ``scoring``."""
 
 from __future__ import annotations
 
 import gc
-import os
+import math
 import sys
+from typing import Final
 
 import bentoml
+from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
 from marquee.errors import MarqueeError
 from marquee.settings import load_settings
-from serving.schemas import (
-    Accepted,
-    Events,
-    RecommendRequest,
-    RecommendResponse,
-    Running,
-    VisitorFeatures,
-    VisitorRequest,
-)
+from serving.http.app import application
+from serving.http.middleware import SLOW_SECONDS
+
+API: Final = application()
+SETTINGS: Final = load_settings()
+
+# BentoML's tracing costs each request more than half of its time here, even when nobody gets the traces. Entered for
+# good: the event loop's tasks inherit it from this import. Kept, as it would end with the object.
+WITHOUT_TRACES: Final = suppress_http_instrumentation()
+if SETTINGS.traces_url is None:
+    WITHOUT_TRACES.__enter__()
 
 
 @bentoml.service(
     name="marquee",
-    # BentoML keeps a request's memory until this timeout, so it is short.
-    traffic={"timeout": 2},
+    workers=SETTINGS.service_workers,
+    # Later than our own deadline, which answers with more sense; BentoML keeps a request's memory until then.
+    traffic={"timeout": math.ceil(max(SETTINGS.deadline, SLOW_SECONDS)) + 1},
+    # The API measures and logs its requests itself; BentoML's doing the same took a quarter of the throughput.
+    metrics={"enabled": False},
     logging={"access": {"enabled": False}},
+    tracing={
+        "exporter_type": "otlp",
+        "sample_rate": 1.0,
+        "otlp": {"protocol": "http", "endpoint": SETTINGS.traces_url},
+    }
+    if SETTINGS.traces_url
+    else {},
 )
+@bentoml.asgi_app(API, path="/")
 class BannerService:
     """Online banner scoring."""
 
@@ -37,56 +52,30 @@ class BannerService:
         from training import registry
 
         try:
-            registry.require_champion(load_settings())
+            registry.require_champion(SETTINGS)
         except MarqueeError as error:
             sys.exit(f"error: {error}")
 
     def __init__(self) -> None:
-        # Here and not above: the parent process imports this file too, but only its workers need Feast and XGBoost.
-        from features.session_store import open_session_store
-        from ingestion.event_stream import EventStream
-        from serving.scoring import Scorer
-        from serving.session_feed import SessionFeed
+        from serving.http.journal import write_json_lines
+        from serving.http.measures import forget_the_dead
+        from serving.worker import Worker
 
-        settings = load_settings()
-        self._stream = EventStream(settings.log / "stream", f"service-{os.getpid()}")
-        self._scorer = Scorer(settings, self._stream)
-        self._sessions = SessionFeed(settings, open_session_store(settings), self._stream.file)
-        self._sessions.start()
+        forget_the_dead()
+        self._worker = Worker(SETTINGS)
+        self._worker.start()
+        API.serve(self._worker)
+        if SETTINGS.log_format == "json":
+            write_json_lines()
         # What is loaded stays: keep the collector from walking it during requests.
         gc.collect()
         gc.freeze()
 
-    @bentoml.api(route="/v1/banners/recommend")
-    def recommend(self, request: RecommendRequest, /) -> RecommendResponse:
-        """Which banners to show this visitor here and now, and why."""
-        return self._scorer.recommend(request)
+    def __is_ready__(self) -> bool:
+        return self._worker.is_ready
 
-    @bentoml.api(route="/v1/events")
-    def events(self, events: Events, /, ctx: bentoml.Context) -> Accepted:
-        """Report one event or a list; answered once all are durable. A repeated event_id counts once."""
-        rows = events.rows()
-        self._stream.append(rows)
-        self._sessions.wake()
-        ctx.response.status_code = 202
-        return Accepted(accepted=len(rows))
-
-    @bentoml.api(route="/v1/visitors/features")
-    def visitor(self, request: VisitorRequest, /) -> VisitorFeatures:
-        """What is known of a visitor: the session under way, fresh within a second, and the daily features."""
-        session, session_fallback = self._sessions.session(request.visitor_id)
-        features, fallback = self._scorer.known(request.visitor_id)
-        return VisitorFeatures.model_validate(
-            {
-                "visitor_id": request.visitor_id,
-                "session": session,
-                "session_fallback": session_fallback,
-                "features": features,
-                "fallback": fallback,
-            }
-        )
-
-    @bentoml.api(route="/v1/model")
-    def model(self) -> Running:
-        """Which bundle answers now."""
-        return self._scorer.running()
+    @bentoml.on_shutdown
+    def stop(self) -> None:
+        """Requests are answered; leave nothing in memory only."""
+        self._worker.stop()
+        API.close()

@@ -11,6 +11,7 @@ import logging
 import platform
 import threading
 import time
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -38,15 +39,13 @@ SessionFallback = Literal["no_session", "session_unavailable"] | None
 FAILED: Final = Counter("marquee_session_failures", "Attempts to bring events into session features that failed.")
 
 
-class SessionFeed:
-    """Follows one worker's stream file; first it finishes what other workers left unapplied."""
+class Feed(ABC):
+    """A thread that brings logged events into session features, and the features as they stand."""
 
-    def __init__(self, settings: Settings, store: SessionStore, own: Path) -> None:
+    def __init__(self, settings: Settings, store: SessionStore) -> None:
         self._store = store
-        self._own = own
         self._categories = ProductCategories(settings)
         self._settings = settings
-        self._positions: dict[Path, int] = {}
         self._is_open = self._is_failing = False
         self._looked_at = time.monotonic()
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -66,19 +65,14 @@ class SessionFeed:
         self._wake.set()
         self._thread.join()
 
+    @abstractmethod
     def catch_up(self) -> int:
-        """Apply what is durable in the stream and was not applied yet; how many events that was.
+        """Apply what is durable in the log and was not applied yet; how many events that was.
 
         Raises:
             SessionStoreError: the store is unwell; what was not applied stays for the next call.
-            MarqueeError, OSError: a stream cannot be read.
+            MarqueeError, OSError: the log cannot be read.
         """
-        if self._is_open and time.monotonic() - self._looked_at >= LOOK_SECONDS:
-            self._looked_at = time.monotonic()
-            self._rejoin(self._own)
-        if not self._is_open:
-            self._open()
-        return sum(self._follow(file) for file in list(self._positions))
 
     def session(self, visitor_id: str) -> tuple[dict[str, Any] | None, SessionFallback]:
         """The visitor's session under way, or why there is none to tell of."""
@@ -107,6 +101,31 @@ class SessionFeed:
         if not self._is_failing:
             self._is_failing = True
             LOG.error("session features stand still, events are logged and will be applied: %s", error)
+
+    def _apply(self, rows: list[dict[str, Any]]) -> int:
+        latest = max(settings_now(self._settings), datetime.now(UTC).replace(tzinfo=None)) + AHEAD
+        rows = [row for row in rows if row["occurred_at"] <= latest]
+        self._store.update(events_by_visitor(rows, self._categories.now()))
+        APPLIED.inc(len(rows))
+        return len(rows)
+
+
+class SessionFeed(Feed):
+    """Follows one worker's stream file; first it finishes what other workers left unapplied."""
+
+    def __init__(self, settings: Settings, store: SessionStore, own: Path) -> None:
+        super().__init__(settings, store)
+        self._own = own
+        self._positions: dict[Path, int] = {}
+
+    def catch_up(self) -> int:
+        """See ``Feed``."""
+        if self._is_open and time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            self._rejoin(self._own)
+        if not self._is_open:
+            self._open()
+        return sum(self._follow(file) for file in list(self._positions))
 
     def _open(self) -> None:
         """Where to go on: the own stream, and others' streams as far as they were not applied."""
@@ -150,13 +169,6 @@ class SessionFeed:
             del self._positions[file]
         return applied
 
-    def _apply(self, rows: list[dict[str, Any]]) -> int:
-        latest = max(settings_now(self._settings), datetime.now(UTC).replace(tzinfo=None)) + AHEAD
-        rows = [row for row in rows if row["occurred_at"] <= latest]
-        self._store.update(events_by_visitor(rows, self._categories.now()))
-        APPLIED.inc(len(rows))
-        return len(rows)
-
 
 def _read(file: Path, start: int, stop: int) -> tuple[list[dict[str, Any]], int]:
     """The valid events from ``start``, a chunk of whole lines at most, and where the chunk ends."""
@@ -165,13 +177,18 @@ def _read(file: Path, start: int, stop: int) -> tuple[list[dict[str, Any]], int]
         data = stream.read(min(CHUNK_BYTES, stop - start))
         if start + len(data) < stop and not data.endswith(b"\n"):
             data += stream.readline()
+    return valid_events(data), start + len(data)
+
+
+def valid_events(data: bytes) -> list[dict[str, Any]]:
+    """The events of whole lines, without those that break the contract."""
     rows = []
     for line in data.split(b"\n")[:-1]:
         try:
             rows.append(parse_event(line))
         except (ValueError, RecursionError):
             continue  # the loader sets it aside and says so
-    return rows, start + len(data)
+    return rows
 
 
 def _is_recent(file: Path) -> bool:

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +17,8 @@ import numpy as np
 
 from marquee.errors import BundleError
 from marquee.settings import Settings
+from serving.decision import Inputs, decide
 from serving.lineup import LOG, Standing
-from serving.recommend import Placed, recommend, request_rng
-from training.bundle import Context
 
 WAITING: Final = 200
 """Requests that may wait; further ones are left out, so that a slow shadow costs the answers nothing."""
@@ -58,15 +56,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One answered request. It names no visitor, so that there is nothing to erase."""
+    """One answered request: what it was decided from, and the banners that were shown."""
 
-    request_id: str
-    context: Context
-    n: int
-    visitor: dict[str, Any] | None
-    slate: list[Placed]
-    answered_by: Standing
-    at: datetime
+    inputs: Inputs
+    shown: list[str]
 
 
 class Shadow:
@@ -114,19 +107,16 @@ def shadow_file(folder: Path, tag: str, process: int) -> Path:
 
 
 def _scored(standing: Standing, seen: Seen) -> dict[str, Any]:
-    shown = _ids(seen.answered_by, seen.slate)
-    line: dict[str, Any] = {"request_id": seen.request_id, "at": seen.at.isoformat(), "shown": shown}
+    """It names no visitor, so that there is nothing to erase."""
+    inputs, board = seen.inputs, standing.board
+    line: dict[str, Any] = {"request_id": inputs.request_id, "at": inputs.ask.at.isoformat(), "shown": seen.shown}
     since = time.perf_counter()
     try:
-        counts, rng = standing.banner_counts, request_rng(seen.request_id)
-        placed = recommend(standing.bundle, seen.context, seen.n, seen.visitor, counts, rng, explain=False)
+        slate = decide(board, inputs, explain=False).slate
     except Exception as error:  # told, as it would have been an error page
         return line | {"error": f"{type(error).__name__}: {error}"}
-    return line | {"would": _ids(standing, placed), "ms": round((time.perf_counter() - since) * 1e3, 3)}
-
-
-def _ids(standing: Standing, slate: list[Placed]) -> list[str]:
-    return [standing.bundle.catalogue.banner_ids[placed.row] for placed in slate]
+    would = [board.bundle.catalogue.banner_ids[placed.row] for placed in slate]
+    return line | {"would": would, "ms": round((time.perf_counter() - since) * 1e3, 3)}
 
 
 def compare_shadow(settings: Settings, tag: str | None) -> Compared:

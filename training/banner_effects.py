@@ -10,6 +10,8 @@ bound as LinUCB has one. A banner never shown has the prior's deviation, so it i
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +45,29 @@ class BannerEffects:
     def optimistic(self, width: float) -> Floats:
         """[1, B] effects at ``width`` deviations above their mean."""
         return (self.mean + width * self.deviation)[None]
+
+    def of_catalogue(
+        self, fitted: Sequence[str], wanted: Sequence[str], heads: int, optimism: float, seed: int
+    ) -> Floats:
+        """[H, len(wanted)] effects of these banners: sampled where there are heads, else optimistic.
+
+        One that was not ``fitted`` has the prior's. Each banner's draws are its own, whatever others there are.
+
+        Args:
+            fitted: the banner of each place of ``mean``.
+            wanted: banners whose effects are asked for.
+        """
+        own = self.sampled(heads, seed) if heads else self.optimistic(optimism)
+        place = {banner: number for number, banner in enumerate(fitted)}
+        found = np.empty((len(own), len(wanted)))
+        for column, banner in enumerate(wanted):
+            if banner in place:
+                found[:, column] = own[:, place[banner]]
+            elif heads:
+                found[:, column] = PRIOR_DEVIATION * _generator(seed, banner).standard_normal(heads)
+            else:
+                found[:, column] = optimism * PRIOR_DEVIATION
+        return found
 
     def to_dict(self) -> dict[str, list[float]]:
         """As a manifest holds them."""
@@ -89,6 +114,10 @@ def with_effects(probabilities: Floats, effects: Floats) -> Floats:
     """[H, ..., n] click probabilities of n banners [..., n] under each of H rows of their effects [H, n]."""
     logit = _logit(probabilities)
     return np.stack([_sigmoid(logit + row) for row in effects])
+
+
+def _generator(seed: int, banner: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *hashlib.blake2b(banner.encode(), digest_size=8).digest()])
 
 
 def _totals(values: Floats, banner_rows: NDArray[np.int64], banners: int) -> Floats:

@@ -4,79 +4,95 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import (
-    BANNER_COUNTS,
-    COUNTS,
-    READS,
-    RESPONSE_COUNTS,
-    Encoding,
-    category_matrix,
-    codes,
-    ranker_matrix,
-    seconds,
-)
+from features.matrix import BANNER_COUNTS, COUNTS, READS, Encoding
 from marquee import contract
 from marquee.errors import BundleError
 from marquee.policy import Floats, Policy, new_banner_boost
 from training.banner_effects import BannerEffects, with_effects
 from training.catalogue import Catalogue
 from training.eligibility import eligible_banners
+from training.inputs import Context, Inputs
+from training.product_model import ProductModel
 from training.ranker import Ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
 
-FORMAT = 2
+__all__ = ["FILES", "FORMAT", "Bundle", "Context", "bundle_files", "content_hash", "feature_service"]
+FORMAT = 3
 FILES = ("manifest.json", "towers.npz", "ranker.ubj", "calibration.json", "report.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What is asked: where, when and on what the slate will be shown. ``at`` is UTC without a zone."""
-
-    placement_id: str
-    device: str
-    at: np.datetime64
+PRODUCTS = "products.npz"
+"""Only in a bundle with a product model."""
 
 
 class Bundle:
-    """Everything needed to score banners for a visitor, in NumPy and XGBoost."""
+    """Everything needed to score banners for a visitor, in NumPy and XGBoost.
 
-    def __init__(self, manifest: dict[str, Any], towers: Towers, ranker: Ranker, report: dict[str, Any]) -> None:
+    Args:
+        catalogue: banners to score instead of those that it was trained with.
+        products: which products come next; None where there were too few product events.
+    """
+
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        towers: Towers,
+        ranker: Ranker,
+        report: dict[str, Any],
+        catalogue: Catalogue | None = None,
+        products: ProductModel | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.products = products
         self.report = report
         self.towers = towers
         self.ranker = ranker
         self.encoding = Encoding.from_dict(manifest["encoding"])
-        self.catalogue = Catalogue.from_rows(manifest["catalogue"])
+        self.catalogue = Catalogue.from_rows(manifest["catalogue"]) if catalogue is None else catalogue
         told = manifest["policy"]
         self.policy = Policy(told["exploration"], told.get("temperature", 0.0), told.get("diversity", 0.0))
         self.boost = (told.get("new_banner_boost", 0.0), told.get("new_banner_impressions", 1.0))
         self.candidates: int = manifest["policy"]["candidates"]
         self.worth = _worth(manifest, self.catalogue)
-        self.effects = _effects(manifest)
-        self.banner_shares = category_matrix(self.catalogue.category_mixes, self.encoding.categories)
+        self._raise: tuple[Floats, tuple[float, float], Floats] | None = None
+        self.effects = _effects(manifest, self.catalogue)
+        self.inputs = Inputs(self.catalogue, self.encoding)
+        self.banner_shares = self.inputs.banner_shares
         known = {banner: row + 1 for row, banner in enumerate(manifest["banners_seen"])}
         ids = np.array([known.get(banner, 0) for banner in self.catalogue.banner_ids], dtype=np.int64)
         inputs = banner_inputs(self.banner_shares, self.catalogue.product_counts, self.catalogue.mean_prices)
         self.banner_vectors = towers.banner_vectors(ids, inputs)
 
-    def visitor_shares(self, visitor: dict[str, Any] | None) -> NDArray[np.float32]:
-        """The visitor's category shares, [1, C]; zeros for a visitor not known."""
-        return category_matrix([visitor["category_affinity"] if visitor else None], self.encoding.categories)
+    def with_catalogue(self, catalogue: Catalogue) -> Bundle:
+        """The same trained parts over other banners, which may be new, gone or changed.
 
-    def retrieve(self, visitor: dict[str, Any] | None, eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Rows of the eligible banners nearest to the visitor, best first, at most ``candidates``. Exact search."""
+        A banner that training did not see has no embedding, the mean worth of a click and the prior's effect.
+        """
+        return Bundle(self.manifest, self.towers, self.ranker, self.report, catalogue, self.products)
+
+    def visitor_shares(self, visitor: dict[str, Any] | None) -> NDArray[np.float32]:
+        """The visitor's category shares, [1, C]; zeros for a visitor not known. Not to be changed."""
+        return self.inputs.visitor(visitor).values
+
+    def retrieve(
+        self, visitor: dict[str, Any] | None, eligible: NDArray[np.bool_], tiers: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Rows of the eligible banners nearest to the visitor, best first, at most ``candidates``. Exact search.
+
+        Args:
+            eligible: [B] which banners may be shown.
+            tiers: [B] each banner's tier: all of a higher one come before any of a lower one.
+        """
         rows = np.flatnonzero(eligible)
         counts = np.array([[visitor[name] if visitor else 0.0 for name in COUNTS]], dtype=np.float64)  # None is NaN
         vector = self.towers.visitor_vectors(visitor_inputs(self.visitor_shares(visitor), counts))[0]
-        similarity = self.banner_vectors[rows] @ vector
-        return rows[np.argsort(-similarity, kind="stable")[: self.candidates]]
+        farness = -(self.banner_vectors.take(rows, axis=0) @ vector)
+        order = np.argsort(farness, kind="stable") if tiers is None else np.lexsort((farness, -tiers.take(rows)))
+        return rows[order[: self.candidates]]
 
     def matrix(
         self,
@@ -92,23 +108,11 @@ class Bundle:
         Args:
             visitor: raw features by name, None where a view has no fresh ones; None when nothing is known at all.
             rows: [n] rows of the catalogue.
-            banner_counts: [B] arrays by name, NaN for a banner never shown.
+            banner_counts: [B] arrays by name, NaN for a banner never shown. What follows from them is kept while they
+                are the same arrays, so they are not to be changed.
+            context: of the request, with the session under way.
         """
-        seen = visitor["last_seen_at"] if visitor else None
-        known = (*COUNTS, *RESPONSE_COUNTS)
-        columns: dict[str, Any] = {name: visitor[name] if visitor else np.nan for name in known}
-        columns |= {name: banner_counts[name][rows] for name in BANNER_COUNTS}
-        columns |= {
-            "mean_price": self.catalogue.mean_prices[rows],
-            "placement": codes([context.placement_id], self.encoding.placements),
-            "device": codes([context.device], self.encoding.devices),
-            "position": 0.0,
-            "impressed_at": seconds(np.array([context.at])),
-            "last_seen_at": seconds(np.array([seen], dtype="datetime64[us]")),
-        }
-        shares = self.visitor_shares(visitor)
-        matrix: NDArray[np.float32] = ranker_matrix(columns, shares, self.banner_shares[rows], self.encoding.base_rate)
-        return matrix
+        return self.inputs.matrix(visitor, rows, banner_counts, context)
 
     def appeal(self, scores: Floats, rows: NDArray[np.int64], banner_counts: dict[str, Floats]) -> Floats:
         """What the policy draws by: click probabilities [..., n], raised for new banners where the policy says so.
@@ -117,9 +121,15 @@ class Bundle:
         Where slates are drawn for value, times what a click on the banner is worth in clicks of mean value.
         """
         own = scores if self.effects is None else with_effects(scores, self.effects[:, rows])
-        boost = new_banner_boost(banner_counts[BANNER_COUNTS[0]][rows], *self.boost)
-        raised: Floats = own * self.worth[rows] * boost
+        raised: Floats = own * self.raise_of(banner_counts)[rows]
         return raised
+
+    def raise_of(self, banner_counts: dict[str, Floats]) -> Floats:
+        """[B] what scores are multiplied with: a click's worth, times the boost of new banners. Not to be changed."""
+        shown, kept = banner_counts[BANNER_COUNTS[0]], self._raise
+        if kept is None or kept[0] is not shown or kept[1] != self.boost:
+            self._raise = kept = (shown, self.boost, self.worth * new_banner_boost(shown, *self.boost))
+        return kept[2]
 
     def ranking(self, visitor: dict[str, Any] | None, banner_counts: dict[str, Floats], context: Context) -> list[str]:
         """Ids of the banners that retrieval hands on, by appeal, best first: the slate were there no chance in it.
@@ -143,10 +153,13 @@ class Bundle:
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into an existing folder."""
-        _write_json(folder / "manifest.json", self.manifest)
+        described = self.products.described() if self.products else None
+        _write_json(folder / "manifest.json", self.manifest | {"products": described})
         _write_json(folder / "report.json", self.report)
         self.towers.save(folder / "towers.npz")
         self.ranker.save(folder)
+        if self.products:
+            self.products.save(folder / PRODUCTS)
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
@@ -166,26 +179,31 @@ class Bundle:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if manifest.get("feature_service") != feature_service():
             raise BundleError(f"{folder}: reads other feature views than this version serves; train again")
-        return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report)
+        told = manifest.get("products")  # bundles of older versions do not say
+        products = ProductModel.load(folder / PRODUCTS, told) if told else None
+        return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report, products=products)
 
 
 def _worth(manifest: dict[str, Any], catalogue: Catalogue) -> Floats:
     """[B] value of a click over the mean of all, so that temperature and diversity keep their unit; else ones."""
     if manifest["policy"].get("rank_by", "clicks") == "clicks":
         return np.ones(len(catalogue))
-    values = np.array([manifest["click_values"][banner] for banner in catalogue.banner_ids], dtype=np.float64)
-    worth: Floats = values / values.mean()
+    known = manifest["click_values"]
+    mean = np.array(list(known.values()), dtype=np.float64).mean()
+    values = np.array([known.get(banner, mean) for banner in catalogue.banner_ids], dtype=np.float64)
+    worth: Floats = values / mean
     return worth
 
 
-def _effects(manifest: dict[str, Any]) -> Floats | None:
+def _effects(manifest: dict[str, Any], catalogue: Catalogue) -> Floats | None:
     """[H, B] effects of banners that scores are drawn with; None where the policy has none."""
     policy = manifest["policy"]
     heads, optimism = policy.get("heads", 0), policy.get("optimism", 0.0)
     if not (heads or optimism):
         return None
     fitted = BannerEffects.from_dict(manifest["banner_effects"])
-    return fitted.sampled(heads, manifest["seed"]) if heads else fitted.optimistic(optimism)
+    ids = sorted(str(row["banner_id"]) for row in manifest["catalogue"])
+    return fitted.of_catalogue(ids, catalogue.banner_ids, heads, optimism, manifest["seed"])
 
 
 def feature_service() -> dict[str, list[str]]:
@@ -193,10 +211,15 @@ def feature_service() -> dict[str, list[str]]:
     return {view: list(fields) for view, fields in READS.items()}
 
 
+def bundle_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files that the bundle in a folder consists of."""
+    return (*FILES, PRODUCTS) if (folder / PRODUCTS).is_file() else FILES
+
+
 def content_hash(folder: Path) -> str:
     """The bundle's version: a hash over its files, names included."""
     digest = hashlib.sha256()
-    for name in FILES:
+    for name in bundle_files(folder):
         digest.update(name.encode())
         digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     return digest.hexdigest()[:16]

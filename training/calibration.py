@@ -204,7 +204,9 @@ def _logistic(inputs: Floats, targets: Floats, rows: Floats | None = None) -> Fl
 
 
 def _clipped(probabilities: Any) -> Floats:
-    return np.clip(np.asarray(probabilities, dtype=np.float64), 1e-9, 1 - 1e-9)
+    # Two ufuncs take a third of the time of np.clip for the rows of one page view.
+    clipped: Floats = np.minimum(np.maximum(np.asarray(probabilities, dtype=np.float64), 1e-9), 1 - 1e-9)
+    return clipped
 
 
 def _logit(probabilities: Any) -> Floats:
@@ -215,5 +217,5 @@ def _logit(probabilities: Any) -> Floats:
 
 def _sigmoid(logit: Floats) -> Floats:
     """Never 0 or 1: log-odds end at 30, beyond which no click log tells one probability from another."""
-    p: Floats = 1.0 / (1.0 + np.exp(-np.clip(logit, -30.0, 30.0)))
+    p: Floats = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(logit, -30.0), 30.0)))
     return p

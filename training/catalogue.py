@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.matrix import Floats, seconds
 from marquee import contract
 
 
@@ -63,6 +64,16 @@ class Catalogue:
             self.category_mixes,
         )
         return [dict(zip(contract.BANNER_CATALOGUE.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def banner_columns(catalogue: Catalogue) -> dict[str, Floats]:
+    """[B] arrays of what the ranker is told of each banner and its campaign besides counts and shares."""
+    return {
+        "mean_price": catalogue.mean_prices,
+        "product_count": catalogue.product_counts,
+        "starts_at": seconds(catalogue.starts_at),
+        "ends_at": seconds(catalogue.ends_at),
+    }
 
 
 def _iso(moment: np.datetime64) -> str:

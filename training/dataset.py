@@ -15,22 +15,25 @@ from numpy.typing import NDArray
 from features.freshness import TTL
 from features.matrix import (
     BANNER_COUNTS,
-    COUNTS,
-    RESPONSE_COUNTS,
+    SESSION_COUNTS,
+    VISITOR_NUMBERS,
     Encoding,
+    Shares,
+    category_codes,
     category_matrix,
     codes,
+    interest_matrix,
     ranker_matrix,
     seconds,
 )
 from marquee import contract
 from marquee.errors import NothingToDo
 from marquee.settings import Settings
-from training.catalogue import Catalogue
+from training.catalogue import Catalogue, banner_columns
 
 TEST_SHARE = 0.3
 VALIDATION_SHARE = 0.2
-RAW_COUNTS = (*COUNTS, *RESPONSE_COUNTS, *BANNER_COUNTS)
+RAW_COUNTS = (*VISITOR_NUMBERS, *SESSION_COUNTS, *BANNER_COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,10 @@ def load_dataset(settings: Settings) -> Dataset:
     visitor_shares = category_matrix(_texts(frame["category_affinity"]), encoding.categories)
     banner_shares = category_matrix(catalogue.category_mixes, encoding.categories)
     columns = frame_columns(frame, encoding) | {
-        "mean_price": catalogue.mean_prices[banner_rows],
+        name: values[banner_rows] for name, values in banner_columns(catalogue).items()
     }
-    matrix = ranker_matrix(columns, visitor_shares, banner_shares[banner_rows], encoding.base_rate)
+    session, banner = session_shares(frame, encoding), Shares.of(banner_shares).rows(banner_rows)
+    matrix = ranker_matrix(columns, Shares.of(visitor_shares), session, banner, encoding.base_rate)
     return Dataset(
         frame, catalogue, encoding, split, matrix, visitor_shares, banner_shares, banner_rows, clicked, snapshot
     )
@@ -127,7 +131,7 @@ def fit_encoding(rows: pd.DataFrame, catalogue: Catalogue) -> Encoding:
 
 
 def frame_columns(frame: pd.DataFrame, encoding: Encoding) -> dict[str, Any]:
-    """Raw features and context of each row, as ``ranker_matrix`` wants them."""
+    """Raw features and context of each row, as ``ranker_matrix`` wants them; the banner's own are not among them."""
     columns: dict[str, Any] = {name: frame[name].to_numpy(np.float64) for name in RAW_COUNTS}
     columns |= {
         "placement": codes(frame["placement_id"].tolist(), encoding.placements),
@@ -135,8 +139,34 @@ def frame_columns(frame: pd.DataFrame, encoding: Encoding) -> dict[str, Any]:
         "position": frame["position"].to_numpy(np.float64),
         "impressed_at": seconds(frame["impressed_at"].to_numpy("datetime64[us]")),
         "last_seen_at": seconds(frame["last_seen_at"].to_numpy("datetime64[us]")),
+        "session_started_at": seconds(frame["session_started_at"].to_numpy("datetime64[us]")),
+        "last_category": category_codes(_texts(frame["last_category"]), _index(encoding)),
     }
     return columns
+
+
+def session_shares(frame: pd.DataFrame, encoding: Encoding) -> Shares:
+    """[n, C] shares of the interest shown in each row's session; NaN where it had shown none."""
+    interests = [_interest(value) for value in frame["category_interest"]]
+    return Shares.of(interest_matrix(interests, _index(encoding)))
+
+
+def raw_session(row: pd.Series) -> dict[str, Any] | None:
+    """A row's session as it is told online; None where none was under way."""
+    if pd.isna(row["session_started_at"]):
+        return None
+    return {
+        **{name: float(row[name]) for name in SESSION_COUNTS},
+        "session_started_at": pd.Timestamp(row["session_started_at"]).to_pydatetime(),
+        "last_category": row["last_category"] if isinstance(row["last_category"], str) else None,
+        "category_interest": _interest(row["category_interest"]),
+    }
+
+
+def _interest(value: Any) -> dict[str, float] | None:
+    """Of the mart as text, of a session made again as it is."""
+    interest: dict[str, float] | None = json.loads(value) if isinstance(value, str) else value
+    return interest if isinstance(interest, dict) else None
 
 
 def read_catalogue(settings: Settings) -> tuple[Catalogue, str]:
@@ -170,6 +200,10 @@ def banner_counts(settings: Settings, catalogue: Catalogue, as_of: np.datetime64
     known = {row[0]: row[1:] for row in rows}
     table = np.array([known.get(banner, (np.nan, np.nan)) for banner in catalogue.banner_ids], dtype=np.float64)
     return {name: table[:, place] for place, name in enumerate(BANNER_COUNTS)}
+
+
+def _index(encoding: Encoding) -> dict[str, int]:
+    return {category: place for place, category in enumerate(encoding.categories)}
 
 
 def _texts(column: pd.Series) -> list[str | None]:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import COUNTS, VISITOR_FIELDS, Floats, ranker_matrix, seconds
+from features.matrix import COUNTS, VISITOR_FIELDS, Floats, Shares, ranker_matrix, seconds
 from marquee.settings import Settings
 from training import metrics, ope
 from training.banner_scores import ProductScores
 from training.bundle import Bundle, Context
-from training.dataset import Dataset, banner_counts, frame_columns
+from training.catalogue import banner_columns
+from training.dataset import Dataset, banner_counts, frame_columns, raw_session, session_shares
 from training.eligibility import eligible_banners
 from training.metrics import bootstrap
 from training.towers import Towers, banner_inputs, visitor_inputs
@@ -103,9 +104,10 @@ def embedding_ids(data: Dataset) -> NDArray[np.int64]:
 
 
 def request_context(data: Dataset, row: int) -> Context:
-    """Where, when and on what that row's impression was shown."""
+    """Where, when and on what that row's impression was shown, and the session until then."""
     values = data.frame.iloc[row]
-    return Context(values["placement_id"], values["device"], np.datetime64(values["impressed_at"], "us"))
+    at = np.datetime64(values["impressed_at"], "us")
+    return Context(values["placement_id"], values["device"], at, raw_session(values))
 
 
 def raw_visitor(data: Dataset, row: int) -> dict[str, Any] | None:
@@ -126,11 +128,16 @@ def _replayed(data: Dataset, bundle: Bundle, counts: dict[str, Floats], rows: ND
     candidates = _retrieved(data, bundle, rows)
     columns = frame_columns(data.frame.iloc[rows], bundle.encoding)
     repeated = {name: np.repeat(values, size) for name, values in columns.items()}
-    banners = {**counts, "mean_price": bundle.catalogue.mean_prices}
+    banners = {**counts, **banner_columns(bundle.catalogue)}
     repeated |= {name: np.tile(values, n) for name, values in banners.items()}
     repeated["position"] = np.zeros(n * size)
-    shares = np.repeat(data.visitor_shares[rows], size, axis=0)
-    matrix = ranker_matrix(repeated, shares, np.tile(bundle.banner_shares, (n, 1)), bundle.encoding.base_rate)
+    request, banner = np.repeat(np.arange(n), size), np.tile(np.arange(size), n)
+    shares = (
+        Shares.of(data.visitor_shares[rows]).rows(request),
+        session_shares(data.frame.iloc[rows], bundle.encoding).rows(request),
+        Shares.of(bundle.banner_shares).rows(banner),
+    )
+    matrix = ranker_matrix(repeated, *shares, bundle.encoding.base_rate)
     scores = bundle.ranker.predict(matrix).reshape(n, size)
     appeal = bundle.appeal(scores, np.arange(size), counts).reshape(-1, n, size)  # a row of scores, or a few
     chances = np.zeros((n, size))  # a request without candidates gets no banner, and earns nothing

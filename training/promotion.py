@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS
+from features.matrix import BANNER_COUNTS, VISITOR_NUMBERS
 from marquee import contract
 from marquee.errors import BundleError, GateError
 from marquee.settings import Settings
@@ -205,7 +205,7 @@ def _skew(data: Dataset, bundle: Bundle, count: int = 200) -> Check:
 
 def _latency(settings: Settings, data: Dataset, bundle: Bundle) -> Check:
     counts = banner_counts(settings, bundle.catalogue, data.split.test_starts_at)
-    visitor = dict.fromkeys((*COUNTS, *RESPONSE_COUNTS), 1.0) | {"category_affinity": "{}", "last_seen_at": None}
+    visitor = dict.fromkeys(VISITOR_NUMBERS, 1.0) | {"category_affinity": "{}", "last_seen_at": None}
     context = Context(bundle.encoding.placements[0], "mobile", data.split.test_starts_at)
     value = np.inf
     for _ in range(LATENCY_TRIES):

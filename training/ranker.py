@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from marquee import contract
 from marquee.errors import BundleError
 from training import calibration
+from training.tree_engine import TreeEngine
 
 if TYPE_CHECKING:  # serving loads rankers, and needs no warehouse for it
     from training.dataset import Dataset
@@ -49,10 +50,18 @@ class Ranker:
     def __init__(self, booster: xgb.Booster, fitted: calibration.Calibration) -> None:
         self.booster = booster
         self.calibration = fitted
+        self._engine: TreeEngine | None = None
+
+    @property
+    def engine(self) -> TreeEngine:
+        """What evaluates the trees; made when first asked for."""
+        if self._engine is None:
+            self._engine = TreeEngine(self.booster)
+        return self._engine
 
     def predict(self, matrix: NDArray[np.float32]) -> Floats:
         """Calibrated click probability of each row of the feature matrix; [n]."""
-        return self.calibration.apply(self.booster.inplace_predict(matrix, validate_features=False))
+        return self.calibration.apply(self.engine.probabilities(matrix))
 
     def contributions(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         """Share of each feature in each row's log-odds (SHAP, exact for trees); [n, features + bias]."""

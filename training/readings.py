@@ -21,7 +21,7 @@ PSI_WARNING, PSI_ALARM = 0.1, 0.25
 KS_WARNING, KS_ALARM, KS_BANNER_ALARM = 0.1, 0.2, 0.6
 KS_CHANCE: Final = 1e-3
 """A distance counts when chance alone would give it less often than this."""
-OF_BANNERS: Final = ("banner_impression_count_28d", "banner_click_rate", "mean_price")
+OF_BANNERS: Final = ("banner_impression_count_28d", "banner_click_rate", "mean_price", "product_count", "banner_focus")
 """All requests of a day share them, so that a dozen banners, not thousands of impressions, make their distribution."""
 LEAST_IMPRESSIONS: Final = 300
 LEAST_CLICKS: Final = 30
@@ -67,7 +67,13 @@ def _predictions(bundle: Bundle, window: Window) -> Floats:
 def _unknown_drift(name: str, count: int, hours: float) -> str:
     if count < LEAST_IMPRESSIONS:
         return f"{count:,} impressions at first positions, {LEAST_IMPRESSIONS} are needed"
-    return "a window shorter than a day has other hours" if name == "hour_of_day" and hours < 24 else ""
+    if name.startswith("campaign_"):
+        return "campaigns are older by now, and have less time left"
+    if name == "hour_of_day" and hours < 24:
+        return "a window shorter than a day has other hours"
+    if name == "day_of_week" and hours < 7 * 24:
+        return "a window shorter than a week has other days"
+    return ""
 
 
 def _unsaid(name: str, threshold: float | None, why: str) -> Reading:

@@ -73,14 +73,14 @@ def store_bundle(settings: Settings, folder: Path) -> str:
 
     The same content gets the same tag and is stored once.
     """
-    from training.bundle import FILES, content_hash
+    from training.bundle import bundle_files, content_hash
 
     version = content_hash(folder)
     tag = f"{NAME}:{version}"
     models = _models(settings)
     if not any(str(model.tag) == tag for model in models.list()):
         with models.create(tag, metadata=_headline(folder)) as model:
-            for name in FILES:
+            for name in bundle_files(folder):
                 shutil.copyfile(folder / name, model.path_of(name))
     reads = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["feature_service"]
     register_service(settings, feature_service_name(tag), reads)

@@ -39,7 +39,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f" original formula {retrieval['recall_original']:.3f},"
             f" blended with the towers {retrieval['recall_blend']:.3f}"
         )
-    return lines + _policy_lines(policy)
+    return lines + _product_lines(report.get("products")) + _policy_lines(policy)
 
 
 def _verdict(ranker: dict[str, Any]) -> list[str]:
@@ -68,6 +68,20 @@ def _placement_lines(placements: dict[str, dict[str, Any]]) -> list[str]:
         f" {one['clicks']:,} of {one['rows']:,}"
         for name, one in placements.items()
     ]
+
+
+def _product_lines(products: dict[str, Any] | None) -> list[str]:
+    """What the product model's lists are worth; bundles of older versions have none."""
+    if products is None:
+        return []
+    if "skipped" in products:
+        return [f"products       no model: {products['skipped']}"]
+    told = f"products       {products['products']:,} learnt from {products['events']:,} events"
+    if not products["questions"]:
+        return [f"{told}; no later session to ask about"]
+    ndcg = products["ndcg"]
+    others = ", ".join(f"{name} {ndcg[name]:.3f}" for name in ("similarity", "taste", "popular"))
+    return [f"{told}; NDCG@20 {ndcg['blend']:.3f} in {products['questions']:,} later sessions, {others}"]
 
 
 def _policy_lines(policy: dict[str, Any]) -> list[str]:

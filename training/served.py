@@ -1,7 +1,8 @@
 """What the service logged of its requests: each impression's features as served, and as of when they were known.
 
-The online store serves what was materialised last, and the banners' counts are kept for a minute, so the service logs
-the moments of both. What cannot be replayed as of them is left out and counted by reason.
+The online store serves what was materialised last, the banners' counts are kept for a minute, and a session has what
+arrived of it, so the service logs the moments of all three. What cannot be replayed as of them is left out and counted
+by reason.
 """
 
 # ruff: noqa: S608 – table and column names come from the contract; every value is bound
@@ -111,6 +112,9 @@ def _moments(moments: dict[str, Any], impressed_at: datetime) -> dict[str, Any]:
         "banner_until": banner_until,
         "banner_written": banner_written,
         "counted_at": datetime.fromisoformat(moments["counted_at"]) if moments.get("counted_at") else impressed_at,
+        # The last event in the served session; None where none was served.
+        "session_at": datetime.fromisoformat(moments["session_at"]) if moments.get("session_at") else None,
+        "is_session_given": bool(moments.get("is_session_given")),
     }
 
 

@@ -1,8 +1,9 @@
 """Skew: what the service fed its ranker, against what the offline path makes of the same requests. Every feature.
 
-What may differ is modelled. The online store serves what was materialised last, and the banners' counts are kept for
-a minute, so both are replayed as of the moments that the service logged. A slate is scored as if each banner stood
-first. What cannot be replayed is left out and counted by reason: it never passes for equal.
+What may differ is modelled. The online store serves what was materialised last, the banners' counts are kept for a
+minute, and a session has the events that had arrived by then, so all are replayed as of the moments that the service
+logged. A slate is scored as if each banner stood first. What cannot be replayed is left out and counted by reason: it
+never passes for equal.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.matrix import COUNTS
+from features.matrix import COUNTS, SESSION_COUNTS
 from features.store import refresh_offline
 from marquee import contract
 from marquee.errors import BundleError, NothingToDo
 from marquee.settings import Settings
 from training import registry
 from training.replayed import replayed
+from training.replayed_sessions import served_sessions
 from training.served import logged_impressions, mark_late, replayable, why_nothing
 
 REQUESTS: Final = 10_000
@@ -32,12 +34,31 @@ OF_BANNER: Final = ("banner_impression_count_28d", "banner_click_rate")
 """Features that other visitors' events change."""
 OF_VISITOR: Final = (
     *COUNTS,
+    "cart_rate",
+    "order_rate",
     "visitor_click_rate",
     "hours_since_seen",
+    "mean_order_amount",
+    "visitor_focus",
     "affinity_match",
     "affinity_cosine",
+    "price_ratio",
 )
-"""Features that the visitor's own events change."""
+"""Features that the visitor's events of earlier days change."""
+OF_SESSION: Final = (
+    *SESSION_COUNTS,
+    "session_minutes",
+    "session_affinity_match",
+    "session_affinity_cosine",
+    "last_category_share",
+)
+"""Features that the visitor's events of this very session change."""
+_LATE, _UNSURE = -1, -2
+REASONS: Final = {
+    _LATE: "values whose events changed after they were written (late arrivals, erasures)",
+    _UNSURE: "values of sessions of which the last second, or all, may have arrived after the request",
+}
+"""Why a value is not compared, by its verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,8 @@ def check_skew(
         raise NothingToDo(why_nothing(left_out))
     store, _ = refresh_offline(settings)
     rows = mark_late(settings, rows)
+    sessions, unsure = served_sessions(settings, rows)
+    rows = rows.join(sessions).assign(is_session_unsure=unsure)
     parts: list[_Part] = []
     for tag in sorted(set(rows["bundle"])):
         of_bundle = rows[rows["bundle"] == tag].reset_index(drop=True)
@@ -117,12 +140,13 @@ class _Part:
 
 
 def _summary(parts: list[_Part], left_out: Counter[str]) -> Skew:
-    if late := sum(int((part.verdict == -1).sum()) for part in parts):
-        left_out["values whose events changed after they were written (late arrivals, erasures)"] = late
+    for verdict, reason in REASONS.items():
+        if count := sum(int((part.verdict == verdict).sum()) for part in parts):
+            left_out[reason] = count
     names = contract.RANKER_FEATURES
     compared = {name: sum(int((p.verdict[:, place] >= 0).sum()) for p in parts) for place, name in enumerate(names)}
     differences = _differences(parts)
-    unproved = [name for name in names if name in (*OF_VISITOR, *OF_BANNER) and not compared[name]]
+    unproved = [name for name in names if name in (*OF_VISITOR, *OF_BANNER, *OF_SESSION) and not compared[name]]
     if not parts or (unproved and not differences):
         raise NothingToDo(why_nothing(left_out, unproved if parts else ()))
     requests = len(set().union(*(part.requests for part in parts)))
@@ -131,15 +155,14 @@ def _summary(parts: list[_Part], left_out: Counter[str]) -> Skew:
 
 
 def _compare(served: NDArray[np.float64], replayed: NDArray[np.float64], rows: pd.DataFrame) -> NDArray[np.int8]:
-    """[n, F] 1 where both differ, 0 where they agree, -1 where the past changed after the features were written."""
+    """[n, F] 1 where both differ, 0 where they agree, one of ``REASONS`` where they cannot be compared."""
     gap = np.abs(served - replayed) / np.maximum(1.0, np.abs(replayed))
     is_unknown = np.isnan(served) & np.isnan(replayed)
     verdict = np.where(is_unknown | (gap <= TOLERANCE), 0, 1).astype(np.int8)
-    names = contract.RANKER_FEATURES
-    of_visitor = np.array([name in OF_VISITOR for name in names])
-    of_banner = np.array([name in OF_BANNER for name in names])
-    verdict[np.outer(rows["is_visitor_late"].to_numpy(bool), of_visitor)] = -1
-    verdict[np.outer(rows["is_banner_late"].to_numpy(bool), of_banner)] = -1
+    marks = ("is_visitor_late", OF_VISITOR, _LATE), ("is_banner_late", OF_BANNER, _LATE)
+    for mark, features, why in (*marks, ("is_session_unsure", OF_SESSION, _UNSURE)):
+        columns = np.array([name in features for name in contract.RANKER_FEATURES])
+        verdict[np.outer(rows[mark].to_numpy(bool), columns)] = why
     return verdict
 
 

@@ -10,7 +10,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from features.freshness import TTL
-from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS
+from features.matrix import BANNER_COUNTS, RESPONSE_COUNTS, SESSION_COUNTS
 from marquee import contract
 from marquee.settings import Settings
 from training.bundle import Bundle
@@ -32,19 +32,20 @@ BANNER_DAYS: Final = 28
 """Window of a banner's counts; they may be served for as long as their view's TTL."""
 AHEAD: Final = """
 with happened as (
-    select banner_id, visitor_id, occurred_at, kind = 'click' as is_click
+    select banner_id, visitor_id, occurred_at, kind
     from raw.events semi join (select batch_id from raw.batches where status = 'admitted') using (batch_id)
-    where kind in ('impression', 'click')
 ),
 asked as (select row_number() over () as n, frame.* from frame),
 of_banner as (
-    select n, count(*) filter (not is_click) as shown, count(*) filter (is_click) as clicked
+    select n, count(*) filter (kind = 'impression') as shown, count(*) filter (kind = 'click') as clicked
     from asked join happened on happened.banner_id = asked.banner_id and occurred_at < impressed_at
         and occurred_at >= impressed_at - to_days($days::integer)
     group by n
 ),
 of_visitor as (
-    select n, count(*) filter (not is_click) as shown, count(*) filter (is_click) as clicked
+    select n, count(*) filter (kind = 'impression') as shown, count(*) filter (kind = 'click') as clicked,
+        count(*) filter (kind in ('page_view', 'product_view')) as viewed,
+        count(*) filter (kind = 'cart') as carted, count(*) filter (kind = 'order') as ordered
     from asked join happened on happened.visitor_id = asked.visitor_id and occurred_at < impressed_at
     group by n
 )
@@ -53,11 +54,16 @@ where banner_impression_count_28d > coalesce(of_banner.shown, 0)
     or banner_click_count_28d > coalesce(of_banner.clicked, 0)
     or visitor_impression_count_365d > coalesce(of_visitor.shown, 0)
     or visitor_click_count_365d > coalesce(of_visitor.clicked, 0)
+    or session_view_count > coalesce(of_visitor.viewed, 0)
+    or session_cart_count > coalesce(of_visitor.carted, 0)
+    or session_order_count > coalesce(of_visitor.ordered, 0)
 """
 COUNTED: Final = tuple(
     place
     for place, name in enumerate(contract.RANKER_FEATURES)
-    if name in (*COUNTS, *RESPONSE_COUNTS, *BANNER_COUNTS) or name.endswith(("_rate", "_match", "_cosine", "_price"))
+    if name.endswith(
+        ("_28d", "_count", "_amount", "_price", "_rate", "_ratio", "_match", "_cosine", "_share", "_focus")
+    )
 )
 """Features that are measured; the others name a place or a time."""
 
@@ -90,7 +96,8 @@ def _calibration_slope(settings: Settings, data: Dataset, probabilities: Floats)
 def _known_by_then(settings: Settings, data: Dataset) -> Check:
     """No count of a training row may hold more than had happened before its impression, whatever made the rows."""
     spread = np.linspace(0, len(data.frame) - 1, min(COUNTED_ROWS, len(data.frame))).astype(np.int64)
-    asked = data.frame.iloc[spread][["banner_id", "visitor_id", "impressed_at", *RESPONSE_COUNTS, *BANNER_COUNTS]]
+    counts = (*RESPONSE_COUNTS, *BANNER_COUNTS, *SESSION_COUNTS)
+    asked = data.frame.iloc[spread][["banner_id", "visitor_id", "impressed_at", *counts]]
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         connection.register("frame", asked.reset_index(drop=True))
         row = connection.execute(

@@ -86,7 +86,7 @@ class Towers:
 
 def visitor_inputs(shares: NDArray[np.float32], counts: NDArray[np.float64]) -> Array:
     """[n, C + counts]: category shares beside damped counts; a missing count is a count of nothing."""
-    damped = np.log1p(np.nan_to_num(counts)) / 5.0
+    damped = np.log1p(np.where(np.isnan(counts), 0.0, counts)) / 5.0
     return np.concatenate([shares, damped.astype(np.float32)], axis=1)
 
 

@@ -37,7 +37,7 @@ class MarqueeFiles:
 
 def _batches(file: Path, table: contract.Table) -> Iterator[Batch]:
     rows = read_parquet(file) if _is_parquet(file) else read_json_lines(file)
-    yield from batches(table, rows, partial(_record, table))
+    yield from batches(table, rows, partial(typed_record, table))
 
 
 def _is_parquet(file: Path) -> bool:
@@ -82,7 +82,12 @@ def _check_columns(file: Path, table: contract.Table, columns: list[str]) -> Non
             raise SourceError(f"{file}: column {column.name!r} is missing; found: {found}")
 
 
-def _record(table: contract.Table, values: dict[str, Any]) -> Record:
+def typed_record(table: contract.Table, values: dict[str, Any]) -> Record:
+    """The values as a record of the table, without any guess.
+
+    Raises:
+        FieldError: an unknown field, or a value of another type.
+    """
     for name in values:
         if name not in table.names:
             raise FieldError(f"unknown field {shown(name)}; {table.name} has {', '.join(table.names)}")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, entity_keys, feature_names, feature_objects
 from features.freshness import TTL
-from features.matrix import READS, VISITOR_FIELDS, ranker_matrix
+from features.matrix import READS, SESSION_FIELDS, VISITOR_FIELDS, Shares, ranker_matrix
 from ingestion.batch import check_event
 from marquee import contract
 from marquee.contract import LONGEST_ID
@@ -101,34 +101,41 @@ def raw_columns() -> Recorder:
     names = {c.name for table in FEATURE_TABLES for c in table.columns if c.type == "float"}
     names |= {c.name for c in contract.BANNER_CATALOGUE.columns if c.type in ("int", "float")}
     values = {name: 100.0 + place for place, name in enumerate(sorted(names))}
+    names = [column.name for column in contract.SESSION_MOMENTS.columns if column.type == "float"]
+    values |= {name: 200.0 + place for place, name in enumerate(names)}
     context = {"placement": 1.0, "position": 2.0, "device": 3.0, "impressed_at": 7200.0 * 24, "last_seen_at": 3600.0}
-    return Recorder(values | context)
+    moments = {"session_started_at": 7000.0 * 24, "starts_at": 0.0, "ends_at": 1e6, "last_category": 1.0}
+    return Recorder(values | context | moments)
+
+
+def shares(*values: float) -> Shares:
+    return Shares.of(np.array([values]))
 
 
 def test_the_matrix_makes_every_ranker_feature_once() -> None:
     columns = raw_columns()
-    matrix = ranker_matrix(columns, np.array([[0.6, 0.8]]), np.array([[1.0, 0.0]]), base_rate=0.1)
+    matrix = ranker_matrix(columns, shares(0.6, 0.8), shares(0.5, 0.5), shares(1.0, 0.0), base_rate=0.1)
     assert matrix.shape == (1, len(contract.RANKER_FEATURES))
-    assert len(set(contract.RANKER_FEATURES)) == len(contract.RANKER_FEATURES) > 10
+    assert len(set(contract.RANKER_FEATURES)) == len(contract.RANKER_FEATURES) >= 30
     compared = 0
     for place, name in enumerate(contract.RANKER_FEATURES):
         assert np.isfinite(matrix[0, place]), name
         if name in columns:
             assert matrix[0, place] == np.float32(columns[name]), name
             compared += 1
-    assert compared >= 8
+    assert compared >= 13
 
 
 def test_the_matrix_refuses_a_feature_that_nobody_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "RANKER_FEATURES", (*contract.RANKER_FEATURES, "shoe_size"))
     with pytest.raises(KeyError, match="shoe_size"):
-        ranker_matrix(raw_columns(), np.ones((1, 2)), np.ones((1, 2)), 0.1)
+        ranker_matrix(raw_columns(), shares(1.0, 1.0), shares(1.0, 1.0), shares(1.0, 1.0), 0.1)
 
 
 def test_what_the_matrix_reads_is_in_the_contract() -> None:
     columns = raw_columns()
-    ranker_matrix(columns, np.ones((1, 2)), np.ones((1, 2)), 0.1)
-    tables = (*FEATURE_TABLES, contract.BANNER_CATALOGUE, contract.TRAINING_ROWS)
+    ranker_matrix(columns, shares(1.0, 1.0), shares(1.0, 1.0), shares(1.0, 1.0), 0.1)
+    tables = (*FEATURE_TABLES, contract.SESSION_MOMENTS, contract.BANNER_CATALOGUE, contract.TRAINING_ROWS)
     known = {name for table in tables for name in table.names} | {"placement"}  # the code of placement_id
     assert columns.read - known == set()
     assert len(columns.read) > 8
@@ -136,6 +143,9 @@ def test_what_the_matrix_reads_is_in_the_contract() -> None:
     features = {name for table in FEATURE_TABLES for name in feature_names(table)}
     assert (columns.read & features) | {"category_affinity"} == {name for names in READS.values() for name in names}
     assert set(VISITOR_FIELDS) < features
+    # What it reads of a session is what training joins of it, and the interest as shares.
+    session = set(contract.SESSION_MOMENTS.names) - {"impression_id", "visitor_id", "impressed_at"}
+    assert (columns.read & session) | {"category_interest"} == set(SESSION_FIELDS) == session
 
 
 def save_ranker(folder: Path, names: list[str] | None) -> None:
@@ -197,7 +207,7 @@ def test_event_schema_is_the_events_table() -> None:
 def test_literals_are_the_contracts() -> None:
     assert typing.get_args(schemas.Kind) == contract.EVENT_KINDS
     assert typing.get_args(schemas.Device) == contract.DEVICES
-    assert len(contract.EVENT_KINDS) == 9
+    assert len(contract.EVENT_KINDS) == 10
     assert len(contract.DEVICES) == 4
 
 
@@ -262,57 +272,57 @@ def test_every_optional_id_is_bounded_and_may_be_empty() -> None:
 # --- OpenAPI ------------------------------------------------------------------------------------------------
 
 ROUTES = {
-    "/v1/banners/recommend": (schemas.RecommendRequest, schemas.RecommendResponse),
-    "/v1/events": (schemas.Events, schemas.Accepted),
-    "/v1/visitors/features": (schemas.VisitorRequest, schemas.VisitorFeatures),
-    "/v1/model": (None, schemas.Running),
+    "post /v1/banners/recommend": (schemas.RecommendRequest, None),
+    "post /v1/events": (schemas.Events, schemas.Accepted),
+    "get /v1/visitors/{visitor_id}": (None, schemas.Visitor),
+    "post /v1/visitors/features": (schemas.VisitorRequest, schemas.VisitorFeatures),
+    "get /v1/models": (None, schemas.Running),
+    "post /v1/model": (None, schemas.Running),
 }
 JSON_TYPES = {"string": "string", "int": "integer", "float": "number", "bool": "boolean", "timestamp": "string"}
 
 
 @pytest.fixture(scope="module")
 def openapi() -> dict[str, Any]:
-    """What the service answers at ``/docs.json``, through JSON; made without starting it."""
-    from serving.service import BannerService
+    """What the service answers at ``/v1/openapi.json``, through JSON; made without starting it."""
+    from serving.http.app import application
+    from serving.http.documents import describe
 
-    document: dict[str, Any] = json.loads(json.dumps(BannerService.openapi_spec.asdict()))
+    document: dict[str, Any] = json.loads(json.dumps(describe(application().rest)))
     return document
 
 
 def component(openapi: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """BentoML names a root model after its wrapper."""
-    found = openapi["components"]["schemas"]
-    schema: dict[str, Any] = found.get(model.__name__) or found[f"{model.__name__}IODescriptor"]
+    schema: dict[str, Any] = openapi["components"]["schemas"][model.__name__]
     return schema
 
 
-def body(openapi: dict[str, Any], route: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    post = openapi["paths"][route]["post"]
-    answer = post["responses"]["200"]["content"]["application/json"]["schema"]
-    return post["requestBody"]["content"]["application/json"]["schema"], answer
+def reference(model: type[BaseModel] | None) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"} if model else {}
 
 
 def test_openapi_has_the_routes_with_the_models_fields(openapi: dict[str, Any]) -> None:
-    assert {path for path in openapi["paths"] if path.startswith("/v1/")} == set(ROUTES)
     compared = 0
     for route, (request, response) in ROUTES.items():
-        asked, answered = body(openapi, route)
-        assert set(answered["properties"]) == set(response.model_fields)
-        compared += len(response.model_fields)
-        if request is schemas.RecommendRequest:
-            assert set(asked["properties"]) == set(request.model_fields)
-            assert asked["required"] == ["visitor_id", "placement"]
-            assert asked["properties"]["n"]["maximum"] == contract.SLATE_LIMIT
-            compared += len(request.model_fields)
-        elif request is schemas.Events:
-            event = {"$ref": "#/components/schemas/Event"}
-            assert asked["oneOf"] == [event, {"type": "array", "items": event}]
+        method, path = route.split(" ")
+        operation = openapi["paths"][path][method]
+        asked = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        assert asked == reference(request), route
+        answered = operation["responses"]["202" if request is schemas.Events else "200"]
+        schema = answered["content"]["application/json"]["schema"]
+        if response:
+            assert schema == reference(response), route
         else:
-            assert set(asked["properties"]) == set(request.model_fields if request else ())
-    for model in (schemas.RecommendedBanner, schemas.RequestContext, schemas.Session):
+            assert schema["oneOf"] == [reference(schemas.RecommendResponse), reference(schemas.RecommendResponses)]
+    models = (schemas.RecommendRequest, schemas.RecommendResponse, schemas.RecommendedBanner, schemas.RequestContext)
+    models += (schemas.Accepted, schemas.Rejected, schemas.Visitor, schemas.Session, schemas.Running)
+    for model in models:
         assert set(component(openapi, model)["properties"]) == set(model.model_fields)
         compared += len(model.model_fields)
-    assert compared == 5 + 4 + 1 + 5 + 9 + 8 + 3 + len(contract.SESSION_FEATURES.columns) - 1
+    assert compared >= 40
+    event = reference(schemas.Event)
+    assert component(openapi, schemas.Events)["oneOf"] == [event, {"type": "array", "items": event}]
+    assert component(openapi, schemas.RecommendRequest)["properties"]["n"]["maximum"] == contract.SLATE_LIMIT
 
 
 def test_openapi_event_is_the_events_table(openapi: dict[str, Any]) -> None:
@@ -344,7 +354,7 @@ def references(node: Any) -> list[str]:
 
 def test_openapi_references_lead_somewhere(openapi: dict[str, Any]) -> None:
     found = references(openapi)
-    known = {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]}
+    known = {f"#/components/{kind}/{name}" for kind, parts in openapi["components"].items() for name in parts}
     assert set(found) - known == set()
     assert len(found) > 5
 

@@ -30,11 +30,12 @@ from features import patience
 from features.definitions import OFFLINE_VIEWS, STAMP, feature_objects
 from features.encoding import cells, entity_keys, key_order
 from features.matrix import READS
+from features.online_reads import open_visitor_reads
 from features.store import OnlineFeatures, materialize, open_store
 from features.training_set import join_features
 from features.valkey_store import OnlineStoreDown
 from marquee import contract
-from marquee.errors import SettingsError
+from marquee.errors import SettingsError, TryAgain
 from marquee.process import free_port
 from marquee.settings import Settings
 
@@ -178,6 +179,32 @@ def test_valkey_answers_as_sqlite(valkey: Settings, tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     assert len(answers[0][0][0]) == 5
     assert answers[0][3] == ({}, {})
+
+
+def test_one_visitors_read_is_what_feast_reads(valkey: Settings, tmp_path: Path) -> None:
+    """In both stores, whoever asks and whenever: also what one view lost, and what is too old."""
+    embedded = Settings(home=tmp_path / "embedded")
+    write_marts(embedded)
+    compared = 0
+    for settings in (valkey, embedded):
+        materialize(settings)
+        online, reads = OnlineFeatures(settings).through("ranker_0123", READS), open_visitor_reads(settings, READS)
+        for at in (EPOCH, EPOCH + 5 * DAY, EPOCH + 33 * DAY, EPOCH + 34 * DAY, EPOCH + 500 * DAY):
+            for visitor in ("v0", "v1", "v4", "nobody", "v\u00e9'\"", ""):
+                assert reads.read(visitor, at) == online.visitors([visitor], at).get(visitor)
+                compared += reads.read(visitor, at) is not None
+        reads.close()
+    assert compared >= 2 * 3 * 2
+
+
+def test_a_store_that_is_not_there_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    url = SecretStr("redis://127.0.0.1:1/0")
+    for settings in (Settings(home=tmp_path), Settings(home=tmp_path, online_store="valkey", valkey_url=url)):
+        reads = open_visitor_reads(settings, READS)
+        with pytest.raises(TryAgain):
+            reads.read("v1", EPOCH)
+        with pytest.raises(TryAgain, match="not asked for 5 seconds after"):
+            reads.read("v1", EPOCH)
 
 
 def test_a_second_run_writes_nothing_and_a_wiped_valkey_is_filled_again(

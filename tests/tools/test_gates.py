@@ -553,7 +553,7 @@ def served(settings: Settings) -> tuple[Any, ...]:
         visitors = [visitor for (visitor,) in connection.execute(query).fetchall()]
         (placement,) = connection.execute("select min(placement_id) from raw.banner_placements").fetchone()
     features = OnlineFeatures(settings).visitors(visitors, settings_now(settings))
-    answer = Scorer(settings, stream=None).recommend(RecommendRequest(visitor_id=visitors[0], placement=placement, n=3))
+    answer = Scorer(settings).recommend(RecommendRequest(visitor_id=visitors[0], placement=placement, n=3))
     assert features
     return features, registry.champion(settings), answer.bundle, answer.fallback, bool(answer.slate)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 import typer
 from pydantic import SecretStr
@@ -30,8 +31,10 @@ from marquee.monitor import monitor as monitor_verb
 from marquee.settings import Settings
 from serving.schemas import RecommendRequest, RequestContext
 from serving.scoring import Scorer
+from serving.visitor_sessions import CurrentSession
 from training import registry
 from training.alerts import AlertError, post_alert
+from training.dataset import TEST_SHARE, raw_session
 from training.drift import Distribution
 from training.monitoring import MonitorReport, monitor, require_calm, watch
 from training.pipeline import require_latest_bundle
@@ -43,6 +46,8 @@ from training.window import Window, read_window
 
 pytestmark = pytest.mark.tools
 REQUESTS = 1_500
+CLOCK = ("campaign_age_hours", "campaign_left_hours", "day_of_week")
+"""Features that a day and a half says nothing of."""
 DAY = datetime(2026, 2, 2)
 """The day after the log, whose traffic is watched."""
 NOW = DAY + timedelta(hours=36)
@@ -73,12 +78,15 @@ def serve(settings: Settings) -> None:
     moments = {row: asked.at[row].astype("datetime64[us]").item() for row in order.tolist()}
     at = moments[int(order[0])]
     stream = EventStream(settings.log / "stream", "service-1")
-    scorer = Scorer(settings, stream, clock=lambda: at)
+    sessions: Any = DrawnSessions(settings)
+    scorer = Scorer(settings, sessions, clock=lambda: at)
     clicks: list[dict[str, Any]] = []
     for row, at in moments.items():
         visitor, placement = str(asked.visitor_id[row]), str(asked.placement_id[row])
         context = RequestContext(device=str(asked.device[row]))
-        slate = scorer.recommend(RecommendRequest(visitor_id=visitor, placement=placement, n=2, context=context)).slate
+        answer = scorer.answer(RecommendRequest(visitor_id=visitor, placement=placement, n=2, context=context))
+        stream.append_soon(answer.lines).result()
+        slate = answer.response.slate
         chances = world.click_probabilities(
             asked, [row] * len(slate), [one.banner_id for one in slate], [one.position for one in slate]
         )
@@ -97,6 +105,28 @@ def serve(settings: Settings) -> None:
         ]
     stream.append(clicks)
     stream.close()
+
+
+class DrawnSessions:
+    """The world has requests and no sessions: each gets one that the visitor had, or others later on such a page."""
+
+    def __init__(self, settings: Settings) -> None:
+        frame = pd.read_parquet(settings.features / "training_set.parquet")
+        later = frame.iloc[int(len(frame) * (1 - TEST_SHARE)) :]
+        first = later[later["position"] == 0]
+        self.rows = dict(iter(first.groupby("placement_id")))
+        self.own = dict(iter(frame[frame["position"] == 0].groupby("visitor_id")))
+        self.rng = np.random.default_rng(2)
+
+    def current(self, request: RecommendRequest, now: datetime) -> CurrentSession:
+        """As ``VisitorSessions`` has it."""
+        rows = self.own.get(request.visitor_id, self.rows[request.placement])
+        row = rows.iloc[self.rng.integers(len(rows))]
+        session = raw_session(row)
+        if session is None:
+            return CurrentSession(None)
+        age = row["impressed_at"].to_pydatetime() - session["session_started_at"]
+        return CurrentSession(session | {"session_started_at": now - age, "feature_at": now})
 
 
 @contextmanager
@@ -155,7 +185,8 @@ def test_honest_traffic_raises_no_alarm_and_all_of_it_was_looked_at(served: Sett
     assert alarms(report) == set(), report.alarms
     assert (report.impressions, report.judged, report.unread) == (REQUESTS * 2, REQUESTS * 2, 0)
     unsaid = [one.name for one in report.readings if one.verdict == "cannot say"]
-    assert unsaid == ["click rate before"], "there is no champion before it"
+    # There is no champion before it, and a day and a half is not a week.
+    assert unsaid == [*(f"{kind} {name}" for name in CLOCK for kind in ("psi", "ks")), "click rate before"]
     require_calm(report)
     assert reading(report, "online features").value == 36
 
@@ -176,7 +207,7 @@ def test_a_bundle_holds_what_it_would_serve(served: Settings) -> None:
     assert np.mean(kept["predictions"].quantiles) > logged
 
 
-@pytest.mark.parametrize("feature", [name for name in FEATURES if name not in OF_BANNERS])
+@pytest.mark.parametrize("feature", [name for name in FEATURES if name not in (*OF_BANNERS, *CLOCK)])
 def test_a_shifted_feature_is_named_and_no_other(served: Settings, feature: str) -> None:
     with damaged(served, shifted(feature, "x + 1000")):
         found = alarms(monitor(served, NOW))

@@ -159,8 +159,9 @@ def fitted(settings: Settings, change: Callable[[Dataset], Dataset], rounds: int
 def without_matches(data: Dataset) -> Dataset:
     """Who likes what is not to be seen."""
     matrix = data.matrix.copy()
-    for name in ("affinity_match", "affinity_cosine"):
-        matrix[:, contract.RANKER_FEATURES.index(name)] = 0.0
+    for place, name in enumerate(contract.RANKER_FEATURES):
+        if name.endswith(("_match", "_cosine")) or name == "last_category_share":
+            matrix[:, place] = 0.0
     return replace(data, matrix=matrix)
 
 

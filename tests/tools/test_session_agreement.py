@@ -16,8 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from features.matrix import SESSION_FIELDS
 from features.product_categories import ProductCategories, export_product_categories
-from features.session import COUNTS, VisitorState, absorb, events_by_visitor, latest_session
+from features.session import (
+    COUNTS,
+    VisitorState,
+    absorb,
+    current_session,
+    events_by_visitor,
+    latest_session,
+    microseconds,
+)
 from features.session_store import SqliteSessions
 from ingestion.batch import Batch, Source, records
 from ingestion.load import admit_batch, ingest
@@ -26,6 +35,7 @@ from ingestion.sources import open_source
 from ingestion.transform import run_dbt
 from marquee import contract
 from marquee.settings import Settings
+from training.inputs import live_session
 
 pytestmark = pytest.mark.tools
 DATA = Path(os.environ.get("MARQUEE_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -105,7 +115,31 @@ class Dated:
             | (none if i % 2 else {"product_id": str(i % 30), "session_id": ""})
             for i in range(300)
         ]
-        yield Batch("events", records(contract.EVENTS, odd), [])
+        shown = [
+            {
+                "event_id": f"shown-{i}",
+                "kind": "impression",
+                # At the very moments of other events and of each other, too.
+                "occurred_at": datetime(2026, 2, 2) + timedelta(seconds=rng.randrange(0, 86_400, rng.choice([1, 600]))),
+                "visitor_id": rng.choice([str(i % 150), f"s{i % 5}"]),
+                "session_id": rng.choice(["", "named"]),
+                **dict.fromkeys(("banner_id", "placement_id", "impression_id"), f"i{i}"),
+            }
+            for i in range(1_500)
+        ]
+        named = [
+            {
+                "event_id": f"named-{i}",
+                "kind": rng.choice(["page_view", "product_view", "cart", "order", "click", "other"]),
+                "occurred_at": datetime(2026, 2, 2) + timedelta(seconds=rng.randrange(0, 86_400, 60)),
+                "visitor_id": f"s{i % 5}",
+                "session_id": rng.choice(["", "named", "other"]),
+                "product_id": str(rng.choice(items)),
+                "banner_id": "b",
+            }
+            for i in range(600)
+        ]
+        yield Batch("events", records(contract.EVENTS, [*odd, *shown, *named]), [])
 
 
 def folder(name: str) -> Path:
@@ -127,7 +161,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """An installation on which dbt has built the mart from these events."""
     settings = Settings(home=tmp_path_factory.mktemp(request.param))
     admit_batch(settings, ingest(source(request.param, settings.home), settings).batch_id)
-    run_dbt(settings, "run", "--select", "+session_features", "+product_category_periods")
+    run_dbt(settings, "run", "--select", "+session_features", "+session_moments", "+product_category_periods")
     export_product_categories(settings)
     return request.param, settings
 
@@ -211,6 +245,38 @@ def test_online_sessions_are_those_of_the_mart(built: tuple[str, Settings], reco
         assert {f"o{number}" for number in range(9)} < batch.keys()
     if name == "globo":
         assert {"@" in row["session_id"] for row in batch.values()} == {True, False}
+
+
+def test_the_session_before_an_impression_is_what_was_told_online(built: tuple[str, Settings]) -> None:
+    name, settings = built
+    moments = fetch(settings, f"select {', '.join(contract.SESSION_MOMENTS.names)} from marts.session_moments")
+    (clean,) = fetch(settings, "select count(*) as n from intermediate.int_impressions_clean")
+    assert len(moments) == clean["n"]
+    categories = ProductCategories(settings).now()
+    events = events_by_visitor(events_in_order(settings), categories)
+    found, compared = [], 0
+    for row in moments:
+        at, visitor_id = row["impressed_at"], row["visitor_id"]
+        before = [event for event in events[visitor_id] if event.at < microseconds(at)]
+        online = live_session(current_session(absorb(VisitorState(), before), visitor_id, at))
+        interest = online and online["category_interest"]
+        own, online_shares = (
+            of_interest(one) for one in (json.loads(row["category_interest"] or "{}"), interest or {})
+        )
+        same = [row[field] == (online and online[field]) for field in SESSION_FIELDS if field != "category_interest"]
+        close = own.keys() == online_shares.keys() and all(abs(own[c] - online_shares[c]) < 1e-8 for c in own)
+        compared += online is not None
+        if not (all(same) and close):
+            found.append((row, online))
+    assert found == []
+    if name in ("simulator", "dated"):
+        assert compared > {"simulator": 5_000, "dated": 500}[name]
+        assert compared < len(moments) or name == "simulator"
+
+
+def of_interest(interest: dict[str, float]) -> dict[str, float]:
+    total = sum(interest.values())
+    return {category: value / total for category, value in interest.items()}
 
 
 def test_delayed_and_repeated_events_change_nothing(built: tuple[str, Settings]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,6 +18,9 @@ import pytest
 
 from features.export import offline_files
 from features.freshness import TTL
+from features.product_categories import ProductCategories
+from features.session import events_by_visitor
+from features.session_store import SqliteSessions
 from features.store import materialize
 from ingestion.event_stream import EventStream
 from ingestion.load import load_pending
@@ -25,10 +29,11 @@ from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from serving.schemas import RecommendRequest
 from serving.scoring import Scorer
+from serving.visitor_sessions import VisitorSessions
 from training.pipeline import require_latest_bundle
 from training.promotion import promote
 from training.served import served_features
-from training.skew import OF_BANNER, OF_VISITOR, check_skew
+from training.skew import OF_BANNER, OF_SESSION, OF_VISITOR, REASONS, check_skew
 
 pytestmark = pytest.mark.tools
 FEATURES = len(contract.RANKER_FEATURES)
@@ -38,19 +43,45 @@ WRITTEN = datetime(2026, 1, 13)
 
 @pytest.fixture(scope="module")
 def served(copied: Callable[[Path], Settings], tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An installation that has answered 40 visitors and one whom nobody knows, two banners each, and loaded them."""
+    """An installation that has answered 40 visitors and one whom nobody knows, two banners each, and loaded them.
+
+    Every other one of the 40 was looking at products at that time.
+    """
     settings = copied(tmp_path_factory.mktemp("skew") / "home")
     promote(settings, require_latest_bundle(settings), "ada", "the smallest log")
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
         query = "select visitor_id from marts.training_rows group by 1 order by count(*) desc, 1 limit 40"
         visitors = [row[0] for row in connection.execute(query).fetchall()]
-    stream = EventStream(settings.log / "stream", "service-1")
-    scorer = Scorer(settings, stream)
+    stream, store = EventStream(settings.log / "stream", "service-1"), SqliteSessions(settings)
+    events = [event for visitor in visitors[::2] for event in browsing(settings, visitor)]
+    stream.append(events)
+    store.update(events_by_visitor(events, ProductCategories(settings).now()))
+    scorer = Scorer(settings, VisitorSessions(settings, store))
     for visitor in (*visitors, "nobody"):
-        scorer.recommend(RecommendRequest(visitor_id=visitor, placement="home_hero", n=2))
+        ask(scorer, stream, visitor)
     stream.close()
+    store.close()
     load_pending(settings)
     return settings
+
+
+def browsing(settings: Settings, visitor: str) -> list[dict[str, Any]]:
+    """A page, two products and a cart of the last quarter of an hour."""
+    assert settings.as_of is not None
+    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
+        query = "select product_id from raw.products order by hash(product_id || ?) limit 2"
+        first, second = (row[0] for row in connection.execute(query, [visitor]).fetchall())
+    steps = ((14, "page_view", None), (13, "product_view", first), (4, "product_view", second), (2, "cart", second))
+    return [
+        {"event_id": f"{visitor}-{minutes}", "kind": kind, "visitor_id": visitor, "product_id": product}
+        | {"occurred_at": settings.as_of - timedelta(minutes=minutes)}
+        for minutes, kind, product in steps
+    ]
+
+
+def ask(scorer: Scorer, stream: EventStream, visitor: str) -> None:
+    answer = scorer.answer(RecommendRequest(visitor_id=visitor, placement="home_hero", n=2))
+    stream.append_soon(answer.lines).result()
 
 
 def logged(settings: Settings) -> list[tuple[str, str, str]]:
@@ -78,6 +109,10 @@ def test_what_was_served_is_what_is_replayed(served: Settings) -> None:
     # It would be no proof if nobody were known or all were alike.
     assert np.isnan(matrix).any()
     assert np.nanstd(matrix[:, contract.RANKER_FEATURES.index("affinity_match")]) > 0.01
+    for name in OF_SESSION:
+        values = matrix[:, contract.RANKER_FEATURES.index(name)]
+        assert np.isnan(values).sum() == 42, name
+        assert np.nanmax(values) > 0 or name == "session_order_count", name
 
 
 def test_only_the_requests_asked_for_are_compared(served: Settings) -> None:
@@ -106,8 +141,9 @@ def test_a_changed_offline_feature_is_named_with_both_values(served: Settings) -
     finally:
         for file, content in before.items():
             file.write_bytes(content)
-    (difference,) = found.differences
+    difference, rate = found.differences
     assert (difference.feature, difference.count) == ("cart_count_28d", len(impressions))
+    assert (rate.feature, rate.count) == ("cart_rate", len(impressions))
     assert difference.impression_id in impressions
     assert difference.served is not None
     assert difference.replayed == difference.served + 1
@@ -163,7 +199,10 @@ def test_what_cannot_be_replayed_is_counted_and_never_passes_for_equal(served: S
 
 @contextmanager
 def arrived_late(
-    settings: Settings, events: list[tuple[datetime, str, str | None]], built_hours: float | None = 1
+    settings: Settings,
+    events: list[tuple[datetime, str, str | None]],
+    built_hours: float | None = 1,
+    kind: str = "click",
 ) -> Iterator[None]:
     """Events, each with its visitor and banner, of a batch first built so many hours from now; never, for none."""
     with duckdb.connect(str(settings.warehouse)) as connection:
@@ -174,7 +213,7 @@ def arrived_late(
         for number, values in enumerate(events):
             connection.execute(
                 "insert into raw.events (event_id, kind, occurred_at, visitor_id, banner_id, batch_id) values "
-                f"('late-{number}', 'click', ?, ?, ?, 'late-1')",
+                f"('late-{number}', '{kind}', ?, ?, ?, 'late-1')",
                 values,
             )
         if built_hours is not None:
@@ -221,6 +260,47 @@ def test_events_that_are_not_in_the_marts_yet_or_were_when_it_was_written_change
         assert check_skew(served).left_out == {}
 
 
+@pytest.mark.parametrize(
+    ("who", "seconds", "is_different"),
+    [
+        # Half a second before the last event that was served: perhaps it came after the request.
+        (0, 120.5, False),
+        # A minute before: it had been there by then, and nobody knew.
+        (0, 180.0, True),
+        # After it, so that it was not there yet.
+        (0, 119.0, None),
+        # Of one who was served without a session: the store may have been behind, or down.
+        (1, 300.0, False),
+        # Of one whose session was over by then.
+        (1, 1800.0, None),
+    ],
+)
+def test_a_session_is_compared_as_far_as_it_is_known_what_was_served(
+    served: Settings, who: int, seconds: float, is_different: bool | None
+) -> None:
+    assert served.as_of is not None
+    rows = logged(served)
+    is_browsing = {row[1]: json.loads(row[2])["session_view_count"] is not None for row in rows}
+    visitor = next(visitor for visitor, browses in is_browsing.items() if browses == (who == 0))
+    with arrived_late(served, [(served.as_of - timedelta(seconds=seconds), visitor, None)], kind="page_view"):
+        found = check_skew(served)
+    left_out = {} if is_different is not False else {REASONS[-2]: 2 * len(OF_SESSION)}
+    assert found.left_out == left_out
+    assert [one.feature for one in found.differences] == (["session_view_count"] if is_different else [])
+
+
+def test_a_session_made_of_the_request_is_left_out(served: Settings) -> None:
+    impression, _, text = next(row for row in logged(served) if json.loads(row[2])["session_view_count"] is not None)
+    values = json.loads(text)
+    values |= {"session_view_count": 99.0, "as_of": values["as_of"] | {"is_session_given": True}}
+    write_features(served, impression, json.dumps(values))
+    try:
+        found = check_skew(served)
+    finally:
+        write_features(served, impression, text)
+    assert (found.differences, found.left_out) == ([], {REASONS[-2]: len(OF_SESSION)})
+
+
 def banners(settings: Settings) -> dict[str, str]:
     """The banner of each logged impression."""
     with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
@@ -259,7 +339,7 @@ def test_a_feature_that_nothing_was_compared_of_is_no_success(served: Settings, 
         events = [(at, "somebody", banner_of[impression]) for impression, _, _ in logged(served)]
     names = OF_VISITOR if of == "visitor" else OF_BANNER
     named = [name for name in contract.RANKER_FEATURES if name in names]
-    told = f"^no logged value of {', '.join(named)} can be replayed: {82 * len(names)} values whose events changed"
+    told = f"^no logged value of {', '.join(named)} can be replayed: {82 * len(names):,} values whose events changed"
     with arrived_late(served, events), pytest.raises(NothingToDo, match=told):
         check_skew(served)
 
@@ -279,9 +359,9 @@ def test_what_was_online_but_expired_is_replayed_so(
     stream = EventStream(settings.log / "stream", "service-1")
     last = WRITTEN + TTL["visitor_features_28d"]
     for moment in (last, last + timedelta(hours=1)):
-        scorer = Scorer(settings, stream, clock=lambda moment=moment: moment)
+        scorer = Scorer(settings, clock=lambda moment=moment: moment)
         for visitor in visitors:
-            scorer.recommend(RecommendRequest(visitor_id=visitor, placement="home_hero", n=2))
+            ask(scorer, stream, visitor)
     stream.close()
     load_pending(settings)
     found = check_skew(settings)

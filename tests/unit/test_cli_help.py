@@ -21,12 +21,12 @@ from marquee.upkeep import _taken_back_lines
 VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
     *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
-    *("check-skew", "forget", "shadow", "canary", "experiment", "monitor"),
+    *("check-skew", "forget", "shadow", "canary", "experiment", "monitor", "keys", "explain", "catalogue"),
     *("flag-sessions", "sample-sessions", "similar-items", "models", "bench-models", "tune-models"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
-    *("promote", "rollback", "history", "shadow", "canary", "experiment", "monitor"),
+    *("promote", "rollback", "history", "shadow", "canary", "experiment", "monitor", "keys", "explain", "catalogue"),
     *("serve", "recommend", "status", "check-skew", "forget"),
     *("flag-sessions", "sample-sessions", "similar-items", "bench-models", "tune-models"),
 }
@@ -110,10 +110,13 @@ ON_AN_INSTALLATION: dict[str, list[str]] = {
     "promote": ["banner_bundle:0123"],
     "rollback": ["--reason", "worse"],
     "history": [],
+    "explain": ["5f0c"],
     "shadow": ["banner_bundle:0123"],
     "canary": ["banner_bundle:0123"],
     "experiment": ["hero"],
     "monitor": [],
+    "keys": ["list"],
+    "catalogue": ["export"],
     "serve": [],
     "recommend": ["v1", "--placement", "home_hero"],
     "check-skew": [],

@@ -78,11 +78,15 @@ def replayed(monkeypatch: pytest.MonkeyPatch, appeal: Any) -> Any:
     frame = pd.DataFrame({"placement_id": ["home"] * 3, "device": [DEVICES[0]] * 3, "position": [0] * 3})
     frame[["impressed_at", "last_seen_at"]] = np.datetime64("2026-01-01", "us")
     data: Any = SimpleNamespace(
-        frame=frame.assign(**dict.fromkeys(RAW_COUNTS, 1.0)),
+        frame=frame.assign(
+            **dict.fromkeys(RAW_COUNTS, 1.0), session_started_at=pd.NaT, last_category=None, category_interest=None
+        ),
         visitor_shares=np.ones((3, 1), np.float32),
         banner_rows=np.array([2, 2, 2]),
     )
-    catalogue = type("Banners", (list,), {"mean_prices": np.ones(3)})("abc")
+    moments = np.full(3, "2026-01-01", "datetime64[us]")
+    of_banners = {"mean_prices": np.ones(3), "product_counts": np.ones(3), "starts_at": moments, "ends_at": moments}
+    catalogue = type("Banners", (list,), of_banners)("abc")
     bundle: Any = SimpleNamespace(
         catalogue=catalogue,
         encoding=Encoding(("bags",), ("home",), DEVICES, 0.05),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marquee.policy import Policy, draw_slate, new_banner_boost, slate_propensities
+from marquee.policy import Ints, Policy, draw_slate, new_banner_boost, slate_propensities
 
 POLICIES = [
     pytest.param(Policy(), id="greedy"),
@@ -105,6 +106,85 @@ def test_exploration_is_a_floor(scores: list[float], exploration: float, other: 
     slate = draw_slate(np.array(scores), len(scores), policy, np.random.default_rng(seed))
     left = len(scores) - np.arange(len(scores))
     assert np.all(slate.propensities >= exploration / left - 1e-12)
+
+
+# --- tiers and groups -----------------------------------------------------------------------------------------------
+
+TIERS, GROUPS = np.array([0, 1, 0, 1]), np.array([5, -1, -1, 5])
+
+
+def possible(size: int, n: int, tiers: Ints, groups: Ints, taken: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """Every slate that tiers and groups leave, as long as it can be."""
+    used = {int(groups[item]) for item in taken if groups[item] >= 0}
+    left = [item for item in range(size) if item not in taken and int(groups[item]) not in used]
+    if len(taken) == n or not left:
+        yield taken
+        return
+    top = max(tiers[item] for item in left)
+    for item in left:
+        if tiers[item] == top:
+            yield from possible(size, n, tiers, groups, (*taken, item))
+
+
+def test_higher_tiers_come_first_and_a_group_once_by_hand() -> None:
+    """Of the upper tier 1 (0.3) comes before 3 (0.25), then of the lower 2 before 0, whose group 3 has used."""
+    slate = draw_slate(ONE, 4, Policy(), np.random.default_rng(0), tiers=TIERS)
+    assert slate.items.tolist() == [1, 3, 2, 0]
+    slate = draw_slate(ONE, 4, Policy(), np.random.default_rng(0), None, TIERS, GROUPS)
+    assert slate.items.tolist() == [1, 3, 2]
+    assert len(slate.propensities) == len(slate.likeliest) == 3
+    # Two are in the upper tier, so ε = 0.4 gives 0.2 to each; then one is left there; then 2 alone is no rival of 3.
+    found = slate_propensities(ONE, np.array([3, 1, 2]), Policy(exploration=0.4), None, TIERS, GROUPS)
+    assert found == pytest.approx([0.2, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("items", [[2, 1, 3, 0], [1, 3, 0, 2]])
+def test_a_slate_that_could_not_have_been_drawn_has_no_chance(items: list[int]) -> None:
+    found = slate_propensities(ONE, np.array(items), Policy(exploration=1.0), None, TIERS, GROUPS)
+    assert found.prod() == 0
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), policies, st.integers(0, 2**32 - 1))
+def test_probabilities_add_to_one_with_tiers_and_groups(
+    rows: int, size: int, n: int, policy: Policy, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores, alike = rng.integers(0, 4, (rows, size)) / 3.0, rng.random((size, size))
+    tiers, groups = rng.integers(-1, 2, size), rng.integers(-1, 2, size)
+    slates = list(possible(size, n, tiers, groups))
+    found = [slate_propensities(scores, np.array(slate), policy, alike, tiers, groups) for slate in slates]
+    assert sum(float(np.prod(one)) for one in found) == pytest.approx(1.0)
+    drawn = draw_slate(scores, n, policy, rng, alike, tiers, groups)
+    assert tuple(drawn.items.tolist()) in slates
+    again = slate_propensities(scores, drawn.items, policy, alike, tiers, groups)
+    assert drawn.propensities.tolist() == again.tolist()
+    assert np.all(drawn.propensities > 0)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), policies, st.integers(0, 2**32 - 1))
+def test_one_tier_and_no_group_change_nothing(size: int, n: int, policy: Policy, seed: int) -> None:
+    scores, none = np.random.default_rng(seed).random(size), np.full(size, -1)
+    plain = draw_slate(scores, n, policy, np.random.default_rng(seed))
+    same = draw_slate(scores, n, policy, np.random.default_rng(seed), None, none, none)
+    assert (plain.items.tolist(), plain.propensities.tolist()) == (same.items.tolist(), same.propensities.tolist())
+
+
+# --- the quick way --------------------------------------------------------------------------------------------------
+
+
+def general_chances(policy: Policy, scores: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """As for many rows of scores, without a shortcut."""
+    decided = np.bincount(np.where(left, scores, -np.inf).argmax(axis=1), minlength=scores.shape[1]) / len(scores)
+    return policy.exploration * left / left.sum() + (1.0 - policy.exploration) * decided
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_one_row_of_scores_has_the_same_chances_to_the_last_bit(size: int, exploration: float, seed: int) -> None:
+    rng, policy = np.random.default_rng(seed), Policy(exploration=exploration)
+    scores, left = rng.integers(-3, 4, (1, size)) / 7, rng.random(size) < 0.7
+    left[rng.integers(size)] = True
+    quick, general = policy.chances(scores, left), general_chances(policy, scores, left)
+    assert quick.tobytes() == general.tobytes()
 
 
 def test_without_exploration_the_best_come_in_order() -> None:

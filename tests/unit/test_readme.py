@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from marquee.cli import app
+from serving.product_schemas import ListedProduct, ProductList, ProductsRequest, SimilarAsked
 from serving.schemas import Event, RecommendedBanner, RecommendRequest, RecommendResponse, VisitorRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,19 @@ def test_every_verb_is_documented_with_its_own_first_sentence() -> None:
     assert len(rows) >= 15
 
 
-@pytest.mark.parametrize("schema", [RecommendRequest, RecommendResponse, RecommendedBanner, Event])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        RecommendRequest,
+        RecommendResponse,
+        RecommendedBanner,
+        Event,
+        SimilarAsked,
+        ProductsRequest,
+        ListedProduct,
+        ProductList,
+    ],
+)
 def test_the_api_page_names_every_field(schema: type) -> None:
     # What only Marquee itself writes is not asked of an application.
     own = {"position", "request_id", "arm", "policy", "propensity", "features"} if schema is Event else set()

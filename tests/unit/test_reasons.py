@@ -13,10 +13,11 @@ import pytest
 import xgboost as xgb
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, Encoding
+from features.matrix import BANNER_COUNTS, COUNTS, VISITOR_NUMBERS, Encoding
 from marquee import contract
-from serving.reasons import GROUPS, LEAST_SHARE, reasons
+from serving.reasons import BEST, GROUPS, LEAST_SHARE, USED, reasons
 from serving.recommend import recommend, request_rng
 from training.bundle import Bundle, Context
 from training.calibration import Platt
@@ -26,11 +27,19 @@ from training.towers import Towers
 FEATURES = list(contract.RANKER_FEATURES)
 PLACE = {name: place for place, name in enumerate(FEATURES)}
 NOON = datetime(2026, 2, 1, 12)
-SENTENCES = {
+WORDS = {
+    "session": "what this visitor looks at now",
     "taste": "recent interest is in Boots",
     "popularity": "impressions were clicked",
     "price": "its products cost",
-    "moment": "does well in this place",
+    "freshness": "its campaign has run for",
+    "breadth": "it promotes",
+}
+ALIKE = {
+    *("view_count_28d", "cart_count_28d", "order_count_28d", "active_day_count_28d", "visitor_click_rate"),
+    *("cart_rate", "order_rate", "hours_since_seen", "mean_order_amount", "visitor_focus"),
+    *("session_view_count", "session_cart_count", "session_order_count", "session_product_count", "session_minutes"),
+    *("placement", "position", "device", "hour_of_day", "day_of_week"),
 }
 
 
@@ -69,8 +78,8 @@ def made(trees: Ranker) -> Bundle:
     return Bundle(manifest, towers, trees, {})
 
 
-def visitor(clicks: float = 0.0, **shares: float) -> dict[str, Any]:
-    counts = dict.fromkeys(COUNTS, 0.2) | dict(zip(RESPONSE_COUNTS, (100.0, clicks), strict=True))
+def visitor(**shares: float) -> dict[str, Any]:
+    counts = dict.fromkeys(VISITOR_NUMBERS, 0.2)
     return counts | {"category_affinity": json.dumps(shares), "last_seen_at": NOON}
 
 
@@ -84,82 +93,106 @@ def taste() -> Bundle:
     return made_once()
 
 
-def contributions(**gains: float) -> Any:
-    """A row of contributions; each group's gain lies on its first feature."""
-    row = np.zeros(len(FEATURES) + 1, np.float32)
-    for group, gain in gains.items():
-        row[PLACE[GROUPS[group][0] if group in GROUPS else group]] = gain
-    return row
+def told(
+    bundle: Bundle, matrix: NDArray[np.float32], items: list[int], who: dict[str, Any] | None, *explored: bool
+) -> list[list[str]]:
+    """Reasons for candidates that are, in turn, the two banners."""
+    rows = np.arange(len(matrix)) % 2
+    scores = bundle.ranker.predict(matrix)
+    chance = np.array(explored or [False] * len(items))
+    return reasons(bundle, matrix, scores, rows, np.array(items), who, chance)
 
 
-INPUTS = np.zeros(len(FEATURES), np.float32)
+def candidates(n: int = 5, **values: list[float]) -> NDArray[np.float32]:
+    """n candidates alike but for these features, which are given for the first ones."""
+    matrix = np.zeros((n, len(FEATURES)), np.float32)
+    for name, given_values in values.items():
+        matrix[: len(given_values), PLACE[name]] = given_values
+    return matrix
+
+
+def log_odds(p: float) -> float:
+    return float(np.log(p) - np.log1p(-p))
 
 
 def test_a_banner_pushed_by_taste_says_so_with_the_trees_own_number(taste: Bundle) -> None:
+    matrix = candidates(affinity_match=[0.8])
+    first, typical = told(taste, matrix, [0, 2], visitor(k1=0.8))
+    with_taste, without = taste.ranker.predict(matrix[[0, 2]])
+    gain = log_odds(with_taste) - log_odds(without)
+    assert gain > 0.3
+    assert first == [f"80% of this visitor's recent interest is in Boots (+{gain:.2f} log-odds)"]
+    assert typical == [BEST], "what is like the others has nothing over them"
+
+
+def test_a_slate_of_the_service_has_the_reasons_of_its_own_candidates(taste: Bundle) -> None:
     counts = {name: np.array([10.0, 10.0]) for name in BANNER_COUNTS}
     context = Context("home", "mobile", np.datetime64(NOON, "us"))
     first, second = recommend(taste, context, 2, visitor(k1=0.8), counts, request_rng("r"))
     assert taste.catalogue.banner_ids[first.row] == "b1"
-    shares = taste.ranker.contributions(first.features[None])[0]
-    gain = float(shares[PLACE["affinity_match"]] + shares[PLACE["affinity_cosine"]])
-    assert gain > 0.3
-    assert first.reasons[0] == f"80% of this visitor's recent interest is in Boots (+{gain:.2f} log-odds)"
+    assert first.reasons[0].startswith("80% of this visitor's recent interest is in Boots (+")
     assert not any("interest" in reason for reason in second.reasons)
 
 
 def test_a_banner_pushed_by_price_does_not_speak_of_taste() -> None:
     bundle = made(ranker("mean_price"))
-    bundle.catalogue.mean_prices[:] = [0.9, 0.1]
-    counts = {name: np.array([10.0, 10.0]) for name in BANNER_COUNTS}
-    context = Context("home", "mobile", np.datetime64(NOON, "us"))
-    first, _ = recommend(bundle, context, 2, visitor(k2=1.0), counts, request_rng("r"))
-    assert bundle.catalogue.banner_ids[first.row] == "b1"
-    assert first.reasons[0].startswith("its products cost 0.90 on average (+")
+    ((reason,),) = told(bundle, candidates(mean_price=[0.9], affinity_match=[0.9]), [0], visitor(k1=1.0))
+    assert reason.startswith("its products cost 0.90 on average (+")
 
 
-@given(st.dictionaries(st.sampled_from(sorted(GROUPS)), st.floats(-1, 1, width=32)), st.booleans())
-def test_largest_first_at_most_three_and_none_below_the_least(gains: dict[str, float], explored: bool) -> None:
+@pytest.mark.parametrize("group", sorted(USED))
+def test_each_kind_of_evidence_is_told_in_its_own_words(group: str) -> None:
+    """Whatever the trees have learned from, the sentence is that of the evidence they used."""
+    feature = FEATURES[USED[group][0]]
+    bundle = made(ranker(feature))
+    ((reason,),) = told(bundle, candidates(**{feature: [0.9]}), [0], visitor(k1=1.0))
+    assert WORDS[group] in reason
+    ((none,),) = told(bundle, candidates(), [0], visitor(k1=1.0))
+    assert none == BEST
+
+
+def test_every_input_that_differs_between_banners_belongs_to_one_kind_of_evidence() -> None:
+    named = [name for names in GROUPS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) <= set(FEATURES)
+    assert set(FEATURES) - set(named) == ALIKE, "alike for all banners of a request"
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=8, max_size=8), min_size=1, max_size=6), st.booleans())
+def test_largest_first_at_most_three_and_none_below_the_least(values: list[list[float]], explored: bool) -> None:
     bundle = made_once()
-    told = reasons(bundle, 0, INPUTS, contributions(**gains), visitor(k1=0.5), explored)
-    counted = sorted((group for group in GROUPS if gains.get(group, 0) >= LEAST_SHARE), key=lambda g: -gains[g])
-    expected = (["shown to learn"] if explored else []) + [SENTENCES[group] for group in counted]
-    expected = expected[:3] or ["the best of what may be shown here now"]
-    assert len(told) == len(expected)
-    assert all(part in reason for part, reason in zip(expected, told, strict=True))
-    numbers = [float(found[1]) for reason in told if (found := re.search(r"\(\+([\d.]+) log-odds\)", reason))]
-    assert numbers == sorted(numbers, reverse=True)
+    matrix = candidates(len(values))
+    matrix[:, [PLACE[name] for name in ("affinity_match", "mean_price", "banner_click_rate", "product_count")]] = [
+        row[:4] for row in values
+    ]
+    for own in told(bundle, matrix, list(range(len(values))), visitor(k1=0.5), *[explored] * len(values)):
+        assert 1 <= len(own) <= 3
+        assert (own[0] == "shown to learn how it is received") == explored
+        numbers = [float(found[1]) for reason in own if (found := re.search(r"\(\+([\d.]+) log-odds\)", reason))]
+        assert numbers == sorted(numbers, reverse=True)
+        assert all(number >= LEAST_SHARE - 0.005 for number in numbers)
 
 
 def test_a_cold_visitor_is_not_told_of_interests(taste: Bundle) -> None:
-    told = reasons(taste, 0, INPUTS, contributions(taste=0.4, price=0.2), None, False)
-    assert told == [
-        "it suits visitors we know little of (+0.40 log-odds)",
-        "its products cost 0.00 on average (+0.20 log-odds)",
-    ]
+    matrix = candidates(affinity_match=[0.9])
+    ((stranger,),) = told(taste, matrix, [0], None)
+    assert stranger.startswith("it suits visitors we know little of (+")
     # A known visitor without anything in common with the banner is no different.
-    assert reasons(taste, 0, INPUTS, contributions(taste=0.4), visitor(k2=1.0), False)[0] == told[0]
+    assert told(taste, matrix, [0], visitor(k2=1.0)) == [[stranger]]
 
 
 def test_a_category_without_a_title_is_named_by_its_id(taste: Bundle) -> None:
-    (told,) = reasons(taste, 1, INPUTS, contributions(taste=0.4), visitor(k2=0.25, k1=0.75), False)
-    assert told == "25% of this visitor's recent interest is in k2 (+0.40 log-odds)"
+    ((reason,),) = told(taste, candidates(affinity_match=[0.0, 0.9]), [1], visitor(k2=0.25, k1=0.75))
+    assert reason.startswith("25% of this visitor's recent interest is in k2 (+")
 
 
-def test_popularity_tells_the_counts(taste: Bundle) -> None:
-    inputs = INPUTS.copy()
-    inputs[PLACE["banner_click_rate"]], inputs[PLACE["banner_impression_count_28d"]] = 0.125, 240
-    (told,) = reasons(taste, 0, inputs, contributions(popularity=0.05), None, False)
-    assert told == "12.5% of its last 240 impressions were clicked (+0.05 log-odds)"
+def test_popularity_tells_the_counts() -> None:
+    bundle = made(ranker("banner_click_rate"))
+    ((reason,),) = told(
+        bundle, candidates(banner_click_rate=[0.625], banner_impression_count_28d=[240.0]), [0], visitor()
+    )
+    assert reason.startswith("62.5% of its last 240 impressions were clicked (+")
 
 
-def test_a_click_habit_is_named_only_where_it_is_true_and_nothing_else_is(taste: Bundle) -> None:
-    inputs = INPUTS.copy()
-    inputs[PLACE["visitor_click_rate"]] = 0.2
-    habit = contributions(visitor_click_rate=0.3)
-    keen = visitor(clicks=20)
-    assert reasons(taste, 0, inputs, habit, keen, False) == ["this visitor clicks more than most: 20% (+0.30 log-odds)"]
-    assert len(reasons(taste, 0, inputs, habit + contributions(taste=0.1), keen, False)) == 1
-    nothing = ["the best of what may be shown here now"]
-    assert reasons(taste, 0, inputs, habit, None, False) == nothing, "of a visitor not known there is no habit to tell"
-    inputs[PLACE["visitor_click_rate"]] = 0.02
-    assert reasons(taste, 0, inputs, habit, keen, False) == nothing, "below the base rate it would not be true"
+def test_one_candidate_alone_is_the_best_there_is(taste: Bundle) -> None:
+    assert told(taste, candidates(1, affinity_match=[0.9]), [0], visitor(k1=1.0)) == [[BEST]]

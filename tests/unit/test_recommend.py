@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from features.matrix import BANNER_COUNTS, COUNTS, RESPONSE_COUNTS, Encoding
+from features.matrix import BANNER_COUNTS, COUNTS, VISITOR_NUMBERS, Encoding
 from marquee import contract
 from marquee.policy import slate_propensities
 from serving.recommend import Placed, recommend, request_rng
@@ -90,7 +90,7 @@ def bundle(rows: list[dict[str, Any]], exploration: float = 0.05, candidates: in
 
 
 def visitor(**shares: float) -> dict[str, Any]:
-    counts = dict.fromkeys((*COUNTS, *RESPONSE_COUNTS), 4.0)
+    counts = dict.fromkeys(VISITOR_NUMBERS, 4.0)
     return counts | {"category_affinity": json.dumps(shares), "last_seen_at": START}
 
 

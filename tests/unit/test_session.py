@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.matrix import SESSION_FIELDS
 from features.session import (
     COUNTS,
     KEPT_EVENTS,
@@ -72,6 +73,9 @@ def test_a_session_by_hand() -> None:
         "last_products": ["p3", "p1", "p2"],
         # One half-life is 30 minutes: 1/2 + 3 * 2^(-1/3), and 1.5 * 2^(-2/3); a return shows no interest.
         "category_interest": pytest.approx({"c1": 2.8811015779522994, "c2": 0.944940787421155}, abs=1e-12),
+        "session_started_at": NOON,
+        "session_product_count": 3,
+        "last_category": "c1",
     }
 
 
@@ -136,7 +140,10 @@ def test_a_product_has_the_category_of_the_moment() -> None:
 
 
 def test_the_names_are_the_contracts() -> None:
-    assert tuple(features(event(0))) == contract.SESSION_FEATURES.names
+    further = ("session_started_at", "session_product_count", "last_category")
+    assert tuple(features(event(0))) == (*contract.SESSION_FEATURES.names, *further)
+    assert set(further) < set(contract.SESSION_MOMENTS.names)
+    assert set(SESSION_FIELDS) <= set(features(event(0))) & set(contract.SESSION_MOMENTS.names)
     assert {*Session.model_fields, "visitor_id"} == set(contract.SESSION_FEATURES.names)
     assert len(COUNTS) == 5
 
@@ -159,6 +166,16 @@ def some_events(fewest: int) -> st.SearchStrategy[list[SessionEvent]]:
     return st.lists(one_event, min_size=fewest, max_size=60, unique_by=lambda event: event.event_id)
 
 
+class FirstIsLast:
+    """Text of which the first in order is the largest."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __lt__(self, other: FirstIsLast) -> bool:
+        return other.text < self.text
+
+
 def reference(events: list[SessionEvent]) -> dict[str, Any] | None:
     """The definition, word for word and as slow as that is."""
     ordered = sorted(events, key=lambda e: (e.at, e.event_id))
@@ -176,6 +193,7 @@ def reference(events: list[SessionEvent]) -> dict[str, Any] | None:
         if e.kind in weights and e.category_id is not None:
             decayed = weights[e.kind] * 2 ** -((latest.at - e.at) / 1e6 / (30 * 60))
             interest[e.category_id] = interest.get(e.category_id, 0) + decayed
+    interested = [(e.at, FirstIsLast(e.category_id)) for e in own if e.kind in weights and e.category_id is not None]
     kinds = [e.kind for e in own]
     counts = [kinds.count(kind) for kind in ("cart", "order", "impression", "click")]
     return {
@@ -183,6 +201,9 @@ def reference(events: list[SessionEvent]) -> dict[str, Any] | None:
         **dict(zip(COUNTS, [kinds.count("page_view") + kinds.count("product_view"), *counts], strict=True)),
         "last_products": products[:10],
         "category_interest": pytest.approx(interest, abs=1e-9),
+        "session_started_at": moment(own[0].at),
+        "session_product_count": min(10, len(products)),
+        "last_category": max(interested)[1].text if interested else None,
     }
 
 

@@ -82,7 +82,7 @@ def test_events_keep_the_contract(log: Log) -> None:
     for field in ("event_id", "impression_id"):
         values = [row[field] for row in (log.rows if field == "event_id" else log.of("impression"))]
         assert len(set(values)) == len(values)
-    assert {row["kind"] for row in log.rows} == set(contract.EVENT_KINDS) - {"return", "other"}
+    assert {row["kind"] for row in log.rows} == set(contract.EVENT_KINDS) - {"return", "seen", "other"}
     assert {row["device"] for row in log.rows} <= set(contract.DEVICES)
 
 

@@ -1,0 +1,1 @@
+"""The API: one ASGI application in front of a worker."""
