@@ -55,7 +55,7 @@ def drop_visitor(settings: Settings, visitor_id: str) -> None:
         delete_from_sqlite(settings.features / name, {column: key}, AT_ONCE_SECONDS)
     if _has_valkey(settings):
         with _valkey(settings, AT_ONCE_SECONDS) as client:
-            client.delete(_entity_key(person) + PROJECT, _session_key(person))
+            client.delete(_entity_key(person) + PROJECT, *_session_keys(person))
 
 
 def erase_exports(settings: Settings, person: Person) -> int:
@@ -75,7 +75,8 @@ def erase_sessions(settings: Settings, person: Person) -> int:
     """
     # A running service writes here: it overwrites what it deletes, so the file needs not be written anew.
     file, key = settings.features / "sessions.sqlite", {"visitor_id": person.visitor_id}
-    return erase_from_sqlite(file, person, key, compact=False) + _delete_from_valkey(settings, _session_key(person))
+    is_in_file = erase_from_sqlite(file, person, key, compact=False) > 0
+    return is_in_file + (_delete_from_valkey(settings, *_session_keys(person)) > 0)
 
 
 def count_online(settings: Settings, person: Person) -> int:
@@ -87,14 +88,14 @@ def count_online(settings: Settings, person: Person) -> int:
     if not _has_valkey(settings):
         return 0
     with _valkey(settings) as client:
-        return int(client.exists(_entity_key(person) + PROJECT, _session_key(person)))
+        return int(client.exists(_entity_key(person) + PROJECT, *_session_keys(person)))
 
 
-def _delete_from_valkey(settings: Settings, key: bytes) -> int:
+def _delete_from_valkey(settings: Settings, *keys: bytes) -> int:
     if not _has_valkey(settings):
         return 0
     with _valkey(settings) as client:
-        return int(client.delete(key))
+        return int(client.delete(*keys))
 
 
 def _entity_key(person: Person) -> bytes:
@@ -105,10 +106,11 @@ def _entity_key(person: Person) -> bytes:
     return entity_keys(pa.array([person.visitor_id]), "visitor_id")[0]
 
 
-def _session_key(person: Person) -> bytes:
+def _session_keys(person: Person) -> tuple[bytes, ...]:
     from features.session_store import ValkeySessions
 
-    return ValkeySessions.PREFIX.encode() + person.encoded
+    # Version 0.2 had the other, which lasts two days.
+    return ValkeySessions.PREFIX.encode() + person.encoded, b"marquee:session:" + person.encoded
 
 
 def _has_valkey(settings: Settings) -> bool:

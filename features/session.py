@@ -9,12 +9,13 @@ event that arrives after later ones were folded is left out, which also makes a 
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
 
 from marquee import contract
 
@@ -34,6 +35,9 @@ COUNTED: Final = {
     "click": "session_click_count",
 }
 COUNTS: Final = tuple(dict.fromkeys(COUNTED.values()))
+NEVER: Final = (-(2**63), "")
+"""The horizon of a state of which nothing was folded."""
+_COUNTED: Final = frozenset(COUNTS)
 _SECOND: Final = 1_000_000
 _GAP: Final = contract.SESSION_GAP_MINUTES * 60 * _SECOND
 _HALF_LIFE: Final = contract.SESSION_HALF_LIFE_MINUTES * 60 * _SECOND
@@ -64,16 +68,15 @@ class SessionEvent(NamedTuple):
     session_id: str | None = None
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct, array_like=True):
     """The sums of one session; ``own_id`` is the source's name for it, ``None`` where silence bounds it."""
 
     own_id: str | None
     started_at: int
     ended_at: int
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
-    products: list[str] = field(default_factory=list)
-    interest: dict[str, tuple[float, int]] = field(default_factory=dict)
+    counts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    products: list[str] = msgspec.field(default_factory=list)
+    interest: dict[str, tuple[float, int]] = msgspec.field(default_factory=dict)
     """By category: the sum, and the moment that it is decayed to."""
 
     def add(self, event: SessionEvent) -> None:
@@ -102,9 +105,21 @@ class VisitorState:
     """What is known of one visitor: the newest events in order, and the sums of sessions up to the ``horizon``."""
 
     events: tuple[SessionEvent, ...] = ()
-    horizon: tuple[int, str] = (-(2**63), "")
+    horizon: tuple[int, str] = NEVER
     """Time and id of the last event folded."""
     folded: tuple[Session, ...] = ()
+
+
+class _Stored(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A state as it is stored; what holds events alone, without anything folded, has no horizon."""
+
+    version: Literal[1]
+    horizon: tuple[int, str] | None
+    events: tuple[SessionEvent, ...]
+    folded: tuple[Session, ...]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Stored)
 
 
 def events_by_visitor(rows: Iterable[Mapping[str, Any]], categories: Categories) -> dict[str, list[SessionEvent]]:
@@ -131,12 +146,13 @@ def absorb(state: VisitorState, events: Iterable[SessionEvent], kept: int = KEPT
     """The state with these events in it, in any order and with repetitions; of one id the first to arrive counts."""
     known = {event.event_id for event in state.events}
     new: dict[str, SessionEvent] = {}
+    folded_until = state.horizon[0]
     for event in events:
-        if event.event_id not in known and event[:2] > state.horizon:
+        if event.event_id not in known and (event.at > folded_until or event[:2] > state.horizon):
             new.setdefault(event.event_id, event)
     if not new:
         return state
-    ordered = sorted((*state.events, *new.values()), key=_moment)
+    ordered = sorted((*state.events, *new.values()))  # no two share an id, so what follows it is never compared
     too_old = bisect_left(ordered, ordered[-1].at - KEPT_HOURS * 3600 * _SECOND, key=lambda event: event.at)
     surplus = max(too_old, len(ordered) - kept)
     if surplus <= 0:
@@ -176,10 +192,17 @@ def current_session(state: VisitorState, visitor_id: str, now: datetime) -> dict
     return features
 
 
-def encode(state: VisitorState) -> str:
+def joined(states: Iterable[VisitorState]) -> VisitorState:
+    """One state of several of a visitor, in the order in which they were stored; at most one has anything folded."""
+    every = list(states)
+    base = next((state for state in every if state.horizon != NEVER), VisitorState())
+    return absorb(base, (event for state in every if state is not base for event in state.events))
+
+
+def encode(state: VisitorState) -> bytes:
     """The state as one line of JSON."""
-    folded = [[s.own_id, s.started_at, s.ended_at, s.counts, s.products, s.interest] for s in state.folded]
-    return json.dumps([VERSION, state.horizon, state.events, folded], separators=(",", ":"), ensure_ascii=False)
+    horizon = None if state.horizon == NEVER else state.horizon
+    return msgspec.json.encode(_Stored(VERSION, horizon, state.events, state.folded))
 
 
 def decode(text: str | bytes) -> VisitorState:
@@ -189,12 +212,12 @@ def decode(text: str | bytes) -> VisitorState:
         ValueError: it is damaged, or of another version.
     """
     try:
-        version, (at, event_id), events, folded = json.loads(text)
-        if version != VERSION:
-            raise ValueError(_DAMAGED)
-        return VisitorState(tuple(map(_event, events)), (int(at), str(event_id)), tuple(map(_session, folded)))
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        stored = _DECODER.decode(text)
+    except (RecursionError, ValueError) as error:
         raise ValueError(_DAMAGED) from error
+    if any(session.counts.keys() != _COUNTED for session in stored.folded):
+        raise ValueError(_DAMAGED)
+    return VisitorState(stored.events, stored.horizon or NEVER, stored.folded)
 
 
 def microseconds(at: datetime) -> int:
@@ -239,27 +262,3 @@ def _text(at: int) -> str:
     """A moment as the warehouse writes it: no zone, no zeros at the end."""
     text = str(moment(at))
     return text.rstrip("0") if "." in text else text
-
-
-def _event(values: Any) -> SessionEvent:
-    event = SessionEvent(*values)
-    optional = event[3:]
-    if type(event.at) is not int or not all(isinstance(v, str) for v in (event.event_id, event.kind)):
-        raise ValueError(_DAMAGED)
-    if not all(value is None or isinstance(value, str) for value in optional):
-        raise ValueError(_DAMAGED)
-    return event
-
-
-def _session(values: Any) -> Session:
-    own_id, started_at, ended_at, counts, products, interest = values
-    if not isinstance(own_id, str | None):
-        raise ValueError(_DAMAGED)
-    return Session(
-        own_id,
-        int(started_at),
-        int(ended_at),
-        {name: int(counts[name]) for name in COUNTS},
-        [str(product) for product in products],
-        {str(name): (float(value), int(at)) for name, (value, at) in interest.items()},
-    )

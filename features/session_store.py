@@ -1,7 +1,7 @@
 """Where visitors' sessions are kept between events: SQLite beside the other features, or Valkey.
 
-Many processes write at once, and each update is read, changed and written as one step. What is here can be made again
-from the event log, so nothing waits for the disk. ``position`` says how far each stream of events has been applied.
+Many processes write at once, so each only appends what arrived; whoever reads puts it in order (see
+``session_states``). What is here can be made again from the event log, so nothing waits for the disk. ``position`` says how far each stream of events has been applied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SessionStore(Protocol):
     """Sessions by visitor. Each method raises ``SessionStoreError`` when the store is unwell."""
 
     def update(self, events: Events) -> None:
-        """Absorb events by visitor; harmless when repeated."""
+        """Keep events by visitor; harmless when repeated."""
 
     def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
         """Features of the session under way (see ``session.current_session``); ``None`` when there is none.

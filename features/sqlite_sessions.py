@@ -11,19 +11,36 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from features.session import absorb, current_session, encode
-from features.session_states import RETENTION_HOURS, Events, SessionStoreError, parts, stored_state
+import msgspec
+
+from features.session import current_session, encode
+from features.session_states import RETENTION_HOURS, VISITORS_AT_ONCE, Events, SessionStoreError, Tally, state_of
 from marquee.settings import Settings
 
 PRUNE_SECONDS: Final = 600.0
+PRUNED_AT_ONCE: Final = 10_000
+"""Parts; others may write in between."""
 SCHEMA: Final = """
-create table if not exists visitor_sessions (visitor_id text primary key, state blob not null, touched_at integer);
-create index if not exists visitor_sessions_touched on visitor_sessions (touched_at);
+create table if not exists visitor_parts (visitor_id text not null, part blob not null, touched_at integer not null);
+create index if not exists visitor_parts_visitor on visitor_parts (visitor_id);
+create index if not exists visitor_parts_touched on visitor_parts (touched_at);
 create table if not exists stream_positions (stream text primary key, position integer not null, touched_at integer);
 """
-UPSERT: Final = """
-insert into visitor_sessions values (?, ?, ?)
-on conflict do update set state = excluded.state, touched_at = excluded.touched_at
+# One statement for a whole pass: SQLite takes it apart without Python's lock, and a row at a time would wait for it.
+APPEND: Final = """
+insert into visitor_parts select key, '[1,null,' || value || ',[]]', ?2 from json_each(?1) where value <> '[]'
+"""
+PARTS: Final = """
+select cast(group_concat(part, char(10)) as blob), max(touched_at)
+from (select part, touched_at from visitor_parts where visitor_id = ? order by rowid)
+"""
+CAME_BACK: Final = """
+select distinct visitor_id from visitor_parts as old where touched_at < ?1 and exists (
+    select 1 from visitor_parts as newer where newer.visitor_id = old.visitor_id and newer.touched_at >= ?1
+) limit ?2
+"""
+PRUNE: Final = """
+delete from visitor_parts where rowid in (select rowid from visitor_parts where touched_at < ? limit ?)
 """
 
 
@@ -33,29 +50,30 @@ class SqliteSessions:
     def __init__(self, settings: Settings) -> None:
         self.file: Final = settings.features / "sessions.sqlite"
         self._reader, self._writer = _Connection(self.file), _Connection(self.file)
+        self._tally = Tally()
         self._pruned_at = -PRUNE_SECONDS
 
     def update(self, events: Events) -> None:
         """See ``SessionStore``."""
-        for visitor_ids in parts(events):
-            with self._writer.taken() as connection, _transaction(connection):
-                marks = ", ".join("?" * len(visitor_ids))
-                query = f"select visitor_id, state from visitor_sessions where visitor_id in ({marks})"  # noqa: S608
-                stored = dict(connection.execute(query, visitor_ids).fetchall())
-                states = {v: absorb(stored_state(stored.get(v)), events[v]) for v in visitor_ids}
-                connection.executemany(UPSERT, [(v, encode(state).encode(), _now()) for v, state in states.items()])
+        told = msgspec.json.encode(events)
+        if b"\\u0000" in told:  # SQLite would cut an id short there; no visitor of the API has one
+            told = msgspec.json.encode({name: some for name, some in events.items() if "\0" not in name})
+        with self._writer.taken() as connection:
+            connection.execute(APPEND, [told.decode(), _now()])
+        self._fold(self._tally.due(events))
         self._prune()
 
     def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
         """See ``SessionStore``."""
-        query = "select state from visitor_sessions where visitor_id = ?"
         with self._reader.taken() as connection:
-            row = connection.execute(query, [visitor_id]).fetchone()
-        return current_session(stored_state(row and row[0]), visitor_id, now)
+            parts, _ = connection.execute(PARTS, [visitor_id]).fetchone()
+        return current_session(state_of(parts.split(b"\n")), visitor_id, now) if parts else None
 
     def visitors(self, prefix: str = "") -> list[str]:
         """See ``SessionStore``."""
-        query = "select visitor_id from visitor_sessions where substr(visitor_id, 1, ?) = ? order by visitor_id"
+        query = """
+            select distinct visitor_id from visitor_parts where substr(visitor_id, 1, ?) = ? order by visitor_id
+        """
         with self._reader.taken() as connection:
             return [visitor_id for (visitor_id,) in connection.execute(query, [len(prefix), prefix])]
 
@@ -79,14 +97,36 @@ class SqliteSessions:
         self._reader.close()
         self._writer.close()
 
+    def _fold(self, visitor_ids: list[str]) -> None:
+        """Make one part of all that each visitor has."""
+        if not visitor_ids:
+            return
+        with self._writer.taken() as connection, _transaction(connection):
+            for visitor_id in visitor_ids:
+                parts, touched_at = connection.execute(PARTS, [visitor_id]).fetchone()
+                if parts:  # else forgotten a moment ago
+                    part = encode(state_of(parts.split(b"\n"))).decode()
+                    connection.execute("delete from visitor_parts where visitor_id = ?", [visitor_id])
+                    connection.execute("insert into visitor_parts values (?, ?, ?)", [visitor_id, part, touched_at])
+
     def _prune(self) -> None:
+        """Drop visitors not heard of for long; of those that were, old parts live on in their newest."""
         if time.monotonic() - self._pruned_at < PRUNE_SECONDS:
             return
         self._pruned_at = time.monotonic()
+        limit = _now() - RETENTION_HOURS * 3600
+        while came_back := self._visitors(CAME_BACK, limit, VISITORS_AT_ONCE):
+            self._fold(came_back)
+        is_more = True
+        while is_more:
+            with self._writer.taken() as connection:
+                is_more = connection.execute(PRUNE, [limit, PRUNED_AT_ONCE]).rowcount == PRUNED_AT_ONCE
         with self._writer.taken() as connection:
-            for table in ("visitor_sessions", "stream_positions"):
-                query = f"delete from {table} where touched_at < ?"  # noqa: S608 - our own names
-                connection.execute(query, [_now() - RETENTION_HOURS * 3600])
+            connection.execute("delete from stream_positions where touched_at < ?", [limit])
+
+    def _visitors(self, query: str, *values: object) -> list[str]:
+        with self._writer.taken() as connection:
+            return [visitor_id for (visitor_id,) in connection.execute(query, values)]
 
 
 class _Connection:
@@ -124,6 +164,7 @@ class _Connection:
             connection.execute("pragma synchronous = normal")
             connection.execute("pragma secure_delete = on")
             connection.executescript(SCHEMA)
+            _take_over(connection)
         except sqlite3.Error:
             connection.close()
             raise
@@ -139,6 +180,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.rollback()
         raise
     connection.execute("commit")
+
+
+def _take_over(connection: sqlite3.Connection) -> None:
+    """What version 0.2 kept as one state a visitor is a part now."""
+    old = "select 1 from sqlite_master where name = 'visitor_sessions'"
+    if connection.execute(old).fetchone():
+        with _transaction(connection):
+            if connection.execute(old).fetchone():  # and no other process was faster
+                connection.execute("insert into visitor_parts select visitor_id, state, touched_at from visitor_sessions")
+                connection.execute("drop table visitor_sessions")
 
 
 def _now() -> int:

@@ -8,26 +8,44 @@ from datetime import datetime
 from typing import Any, Final
 
 from features.patience import REQUEST_SECONDS, Pause
-from features.session import absorb, current_session, encode
-from features.session_states import RETENTION_HOURS, Events, SessionStoreError, parts, stored_state
+from features.session import VisitorState, current_session, encode
+from features.session_states import RETENTION_HOURS, Events, SessionStoreError, Tally, state_of
 from marquee.errors import SettingsError
 from marquee.settings import Settings
 
+APPEND: Final = """
+for i, key in ipairs(KEYS) do
+    redis.call('RPUSH', key, ARGV[i + 1])
+    redis.call('EXPIRE', key, ARGV[1])
+end
+"""
+FOLD: Final = """
+local parts = redis.call('LRANGE', KEYS[1], 0, #ARGV - 3)
+if #parts ~= #ARGV - 2 then return 0 end
+for i, part in ipairs(parts) do
+    if part ~= ARGV[i + 2] then return 0 end
+end
+redis.call('LTRIM', KEYS[1], #parts, -1)
+redis.call('LPUSH', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
 COMPARE_AND_SET: Final = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
 """
+RETENTION_SECONDS: Final = RETENTION_HOURS * 3600
+KEYS_AT_ONCE: Final = 1_000
 FEED_SECONDS: Final = 2.0
 """How long the feed waits, which holds nobody up."""
 
 
 class ValkeySessions:
-    """See ``SessionStore``. One key a visitor; a write counts only if nobody wrote in between."""
+    """See ``SessionStore``. A list of parts for each visitor, which a folding replaces only if they still stand there."""
 
-    PREFIX: Final = "marquee:session:"
+    PREFIX: Final = "marquee:visitor:"
     STREAMS: Final = "marquee:stream:"
-    ATTEMPTS: Final = 50
 
     def __init__(self, settings: Settings) -> None:
         import redis
@@ -41,24 +59,27 @@ class ValkeySessions:
             raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
         self._errors = redis.RedisError
         self._pause = Pause()
-        self._script = self._client.register_script(COMPARE_AND_SET)
+        self._append, self._replace, self._move = map(
+            self._client.register_script, (APPEND, FOLD, COMPARE_AND_SET)
+        )
+        self._tally = Tally()
 
     def update(self, events: Events) -> None:
         """See ``SessionStore``."""
+        parts = {self.PREFIX + name: encode(VisitorState(tuple(some))) for name, some in events.items() if some}
+        keys = list(parts)
         with self._told():
-            for visitor_ids in parts(events):
-                left = visitor_ids
-                for _ in range(self.ATTEMPTS):
-                    if not (left := self._try(left, events)):
-                        break
-                else:
-                    raise SessionStoreError(f"valkey: {len(left)} visitors changed at every attempt")
+            for start in range(0, len(keys), KEYS_AT_ONCE):
+                some = keys[start : start + KEYS_AT_ONCE]
+                self._append(keys=some, args=[RETENTION_SECONDS, *(parts[key] for key in some)])
+            for visitor_id in self._tally.due(events):
+                self._fold(self.PREFIX + visitor_id)
 
     def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
         """See ``SessionStore``."""
         with self._told(), self._pause.after(self._errors, OSError):
-            stored = self._hasty.get(self.PREFIX + visitor_id)
-        return current_session(stored_state(stored), visitor_id, now)
+            parts = self._hasty.lrange(self.PREFIX + visitor_id, 0, -1)
+        return current_session(state_of(parts), visitor_id, now) if parts else None
 
     def visitors(self, prefix: str = "") -> list[str]:
         """See ``SessionStore``."""
@@ -79,23 +100,17 @@ class ValkeySessions:
         """See ``SessionStore``."""
         known = "" if before is None else str(before)
         with self._told():
-            return bool(self._script(keys=[self.STREAMS + stream], args=[known, after, RETENTION_HOURS * 3600]))
+            return bool(self._move(keys=[self.STREAMS + stream], args=[known, after, RETENTION_SECONDS]))
 
     def close(self) -> None:
         """See ``SessionStore``."""
         self._client.close()
         self._hasty.close()
 
-    def _try(self, visitor_ids: list[str], events: Events) -> list[str]:
-        """Write these visitors' new states; those whose state somebody else changed meanwhile."""
-        stored = self._client.mget([self.PREFIX + visitor_id for visitor_id in visitor_ids])
-        with self._client.pipeline(transaction=False) as pipeline:
-            for visitor_id, before in zip(visitor_ids, stored, strict=True):
-                after = encode(absorb(stored_state(before), events[visitor_id]))
-                values = [before or b"", after.encode(), RETENTION_HOURS * 3600]
-                self._script(keys=[self.PREFIX + visitor_id], args=values, client=pipeline)
-            done = pipeline.execute()
-        return [visitor_id for visitor_id, is_done in zip(visitor_ids, done, strict=True) if not is_done]
+    def _fold(self, key: str) -> None:
+        """Make one part of all that a visitor has, unless somebody else does so or forgets them meanwhile."""
+        if parts := self._client.lrange(key, 0, -1):
+            self._replace(keys=[key], args=[RETENTION_SECONDS, encode(state_of(parts)), *parts])
 
     @contextmanager
     def _told(self) -> Iterator[None]:

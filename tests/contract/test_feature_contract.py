@@ -25,6 +25,7 @@ from marquee import contract
 from marquee.contract import LONGEST_ID
 from marquee.errors import BundleError
 from serving import schemas
+from serving.http.visitor_card import VisitorCard
 from training.calibration import Platt
 from training.ranker import Ranker
 
@@ -274,7 +275,7 @@ def test_every_optional_id_is_bounded_and_may_be_empty() -> None:
 ROUTES = {
     "post /v1/banners/recommend": (schemas.RecommendRequest, None),
     "post /v1/events": (schemas.Events, schemas.Accepted),
-    "get /v1/visitors/{visitor_id}": (None, schemas.Visitor),
+    "get /v1/visitors/{visitor_id}": (None, VisitorCard),
     "post /v1/visitors/features": (schemas.VisitorRequest, schemas.VisitorFeatures),
     "get /v1/models": (None, schemas.Running),
     "post /v1/model": (None, schemas.Running),
@@ -315,7 +316,7 @@ def test_openapi_has_the_routes_with_the_models_fields(openapi: dict[str, Any]) 
         else:
             assert schema["oneOf"] == [reference(schemas.RecommendResponse), reference(schemas.RecommendResponses)]
     models = (schemas.RecommendRequest, schemas.RecommendResponse, schemas.RecommendedBanner, schemas.RequestContext)
-    models += (schemas.Accepted, schemas.Rejected, schemas.Visitor, schemas.Session, schemas.Running)
+    models += (schemas.Accepted, schemas.Rejected, VisitorCard, schemas.Session, schemas.Running)
     for model in models:
         assert set(component(openapi, model)["properties"]) == set(model.model_fields)
         compared += len(model.model_fields)

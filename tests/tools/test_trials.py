@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from ingestion.event_stream import EventStream
 from marquee.errors import BundleError, GateError, SettingsError
 from marquee.settings import Settings
 from serving import lineup
-from serving.schemas import RecommendRequest
+from serving.responder import Responder
+from serving.schemas import RecommendRequest, RecommendResponse
 from serving.scoring import Scorer
-from serving.shadow import compare_shadow
+from serving.shadow import Shadow, compare_shadow
 from tests.tools.test_promotion import twin
 from training import registry
 from training.pipeline import require_latest_bundle
@@ -41,16 +43,40 @@ def challenger(settings: Settings) -> str:
     return twin(settings, registry.require_champion(settings))
 
 
+class Process:
+    """A service process without HTTP: what it answers, logs and leaves to a shadow."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.stream = EventStream(settings.log / "stream", "test")
+        self.scorer = Scorer(settings, clock=lambda: NOW)
+        self.shadow = Shadow(settings)
+        self.responder = Responder(settings, self.scorer, self.stream, shadow=self.shadow)
+
+    def close(self) -> None:
+        self.responder.close()
+        self.stream.close()
+
+
 @pytest.fixture
-def scorer(settings: Settings) -> Iterator[Scorer]:
-    stream = EventStream(settings.log / "stream", "test")
-    yield Scorer(settings, stream, clock=lambda: NOW)
-    stream.close()
+def process(settings: Settings) -> Iterator[Process]:
+    made = Process(settings.model_copy(update={"slate_ms": 5_000.0}))
+    yield made
+    made.close()
 
 
-def answered(scorer: Scorer, visitors: list[str] = VISITORS) -> dict[str, str]:
+def answered(process: Process, visitors: list[str] = VISITORS) -> dict[str, str]:
     """The bundle that answered each visitor."""
-    return {v: scorer.recommend(RecommendRequest(visitor_id=v, placement="home_hero", n=1)).bundle for v in visitors}
+
+    async def each() -> dict[str, str]:
+        found = {}
+        for visitor in visitors:
+            request = RecommendRequest(visitor_id=visitor, placement="home_hero", n=1)
+            answer = await process.responder.answer(request)
+            assert isinstance(answer, RecommendResponse)
+            found[visitor] = answer.bundle
+        return found
+
+    return asyncio.run(each())
 
 
 def logged(settings: Settings) -> list[dict[str, str]]:
@@ -58,21 +84,21 @@ def logged(settings: Settings) -> list[dict[str, str]]:
 
 
 def test_a_canary_answers_its_share_for_good_and_says_so_in_the_log(
-    settings: Settings, challenger: str, scorer: Scorer
+    settings: Settings, challenger: str, process: Process
 ) -> None:
     champion = registry.require_champion(settings)
-    assert set(answered(scorer).values()) == {champion}
+    assert set(answered(process).values()) == {champion}
     start_canary(settings, challenger, 0.2, "ada")
-    first = answered(scorer)
+    first = answered(process)
     assert 0.13 < np.mean([bundle == challenger for bundle in first.values()]) < 0.27
-    assert answered(scorer) == first, "each visitor stays where they are"
+    assert answered(process) == first, "each visitor stays where they are"
     start_canary(settings, challenger, 0.5, "ada")
-    second = answered(scorer)
+    second = answered(process)
     assert all(second[v] == challenger for v in VISITORS if first[v] == challenger), "growth moves nobody out"
     assert 0.4 < np.mean([bundle == challenger for bundle in second.values()]) < 0.6
     for row in logged(settings)[len(VISITORS) :]:
         assert row["policy"].endswith(challenger if row["arm"] == "canary" else champion)
-    running = scorer.running()
+    running = process.scorer.running()
     assert (running.bundle, running.canary, running.canary_share) == (champion, challenger, 0.5)
 
 
@@ -114,20 +140,19 @@ def test_a_canary_passes_the_gate_and_is_not_the_champion(
 
 
 def test_a_canary_that_cannot_be_read_leaves_everybody_to_the_champion(
-    settings: Settings, challenger: str, scorer: Scorer
+    settings: Settings, challenger: str, process: Process
 ) -> None:
     start_canary(settings, challenger, 0.5, "ada")
     (registry.bundle_folder(settings, challenger) / "towers.npz").write_bytes(b"")
-    assert set(answered(scorer).values()) == {registry.require_champion(settings)}
+    assert set(answered(process).values()) == {registry.require_champion(settings)}
     assert {row["arm"] for row in logged(settings)} == {"champion"}, "its figures are not mixed with the canary's"
 
 
-def test_a_shadow_is_scored_and_never_seen(settings: Settings, challenger: str, scorer: Scorer) -> None:
+def test_a_shadow_is_scored_and_never_seen(settings: Settings, challenger: str, process: Process) -> None:
     champion = registry.require_champion(settings)
     start_shadow(settings, challenger, "ada")
-    assert set(answered(scorer, VISITORS[:60]).values()) == {champion}
-    assert scorer.shadow is not None
-    scorer.shadow.drain()
+    assert set(answered(process, VISITORS[:60]).values()) == {champion}
+    process.shadow.drain()
     found = compare_shadow(settings, challenger)
     assert (found.requests, found.errors) == (60, 0)
     # The same model with twice the exploration: what is likeliest is the same.
@@ -137,19 +162,18 @@ def test_a_shadow_is_scored_and_never_seen(settings: Settings, challenger: str, 
     assert not any(visitor in text for visitor in VISITORS), "there is nothing of a person to erase"
     assert {row["arm"] for row in logged(settings)} == {"champion"}
     end_trial(settings, "shadow", "ada", "enough")
-    answered(scorer, VISITORS[:5])
-    scorer.shadow.drain()
+    answered(process, VISITORS[:5])
+    process.shadow.drain()
     assert compare_shadow(settings, challenger).requests == 60
 
 
 def test_a_shadow_that_fails_is_told_and_harms_nobody(
-    settings: Settings, challenger: str, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, challenger: str, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_shadow(settings, challenger, "ada")
-    monkeypatch.setattr("serving.shadow.recommend", lambda *_, **__: 1 / 0)
-    assert set(answered(scorer, VISITORS[:5]).values()) == {registry.require_champion(settings)}
-    assert scorer.shadow is not None
-    scorer.shadow.drain()
+    monkeypatch.setattr("serving.shadow.decide", lambda *_, **__: 1 / 0)
+    assert set(answered(process, VISITORS[:5]).values()) == {registry.require_champion(settings)}
+    process.shadow.drain()
     found = compare_shadow(settings, challenger)
     assert (found.requests, found.errors, found.first_error) == (0, 5, "ZeroDivisionError: division by zero")
 
@@ -163,12 +187,11 @@ def test_a_shadow_needs_no_gate_but_a_bundle(settings: Settings, challenger: str
         compare_shadow(settings, registry.roles(settings).shadow)
 
 
-def test_half_a_line_and_requests_left_out_are_no_lie(settings: Settings, challenger: str, scorer: Scorer) -> None:
+def test_half_a_line_and_requests_left_out_are_no_lie(settings: Settings, challenger: str, process: Process) -> None:
     """A killed process leaves half a line, and the next one of its number writes on behind it."""
     start_shadow(settings, challenger, "ada")
-    answered(scorer, VISITORS[:3])
-    assert scorer.shadow is not None
-    scorer.shadow.drain()
+    answered(process, VISITORS[:3])
+    process.shadow.drain()
     (file,) = settings.shadow.iterdir()
     with file.open("a") as kept:
         kept.write('{"request_id": "ab')
@@ -186,13 +209,11 @@ def test_a_full_queue_costs_the_answer_nothing_and_is_counted(
     monkeypatch.setattr("serving.shadow.WAITING", 2)
     monkeypatch.setattr("serving.shadow._scored", lambda *_: (gate.wait(10), {"shown": [], "would": [], "ms": 0.0})[1])
     start_shadow(settings, challenger, "ada")
-    stream = EventStream(settings.log / "stream", "test")
-    scorer = Scorer(settings, stream, clock=lambda: NOW)
-    answered(scorer, VISITORS[:10])
+    process = Process(settings)
+    answered(process, VISITORS[:10])
     gate.set()
-    assert scorer.shadow is not None
-    scorer.shadow.drain()
-    stream.close()
+    process.shadow.drain()
+    process.close()
     assert compare_shadow(settings, challenger).left_out >= 7
 
 
@@ -200,13 +221,12 @@ def test_the_service_runs_an_experiment_of_bundles(settings: Settings, challenge
     file = tmp_path / "bolder.toml"
     arms = f'[[arms]]\nname = "control"\nshare = 0.5\n[[arms]]\nname = "bold"\nshare = 0.5\nbundle = "{challenger}"\n'
     file.write_text(f'unit = "visitor"\n{arms}')
-    stream = EventStream(settings.log / "stream", "test")
-    scorer = Scorer(settings.model_copy(update={"experiment": file}), stream, clock=lambda: NOW)
-    found = answered(scorer)
-    stream.close()
+    process = Process(settings.model_copy(update={"experiment": file, "slate_ms": 5_000.0}))
+    found = answered(process)
+    process.close()
     assert 0.4 < np.mean([bundle == challenger for bundle in found.values()]) < 0.6
     arm = {row["visitor_id"]: row["arm"] for row in logged(settings)}
     assert all((arm[v] == "bold") == (found[v] == challenger) for v in VISITORS)
     file.write_text(arms.replace("0.5", "0.7"))
     with pytest.raises(SettingsError, match="sum to 1"):
-        Scorer(settings.model_copy(update={"experiment": file}), None)
+        Scorer(settings.model_copy(update={"experiment": file}))

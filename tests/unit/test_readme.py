@@ -12,8 +12,9 @@ import pytest
 import typer
 
 from marquee.cli import app
+from serving.http.visitor_card import ErasureState
 from serving.product_schemas import ListedProduct, ProductList, ProductsRequest, SimilarAsked
-from serving.schemas import Event, RecommendedBanner, RecommendRequest, RecommendResponse, VisitorRequest
+from serving.schemas import Accepted, Event, RecommendedBanner, RecommendRequest, RecommendResponse, VisitorRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,7 +88,9 @@ def test_the_api_page_names_every_field(schema: type) -> None:
 
 def test_json_examples_of_the_api_page_are_valid() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", API, re.DOTALL)]
-    assert len(examples) == 3
-    assert RecommendRequest.model_validate(examples[0])
-    assert Event.model_validate(examples[1])
-    assert VisitorRequest.model_validate(examples[2])
+    request, accepted, event, visitor, erasure = examples
+    assert RecommendRequest.model_validate(request)
+    assert Accepted.model_validate(accepted)
+    assert Event.model_validate(event)
+    assert VisitorRequest.model_validate(visitor)
+    assert ErasureState.model_validate(erasure)

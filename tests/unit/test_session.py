@@ -285,7 +285,9 @@ def test_states_survive_storage() -> None:
     state = absorb(VisitorState(), [event(i, product_id="ü", category_id="c") for i in range(20)], kept=5)
     assert state.folded
     assert decode(encode(state)) == state
-    assert decode(encode(state).encode()) == state
+    assert decode(encode(state).decode()) == state
+    unfolded = absorb(VisitorState(), [event(0)])
+    assert decode(encode(unfolded)) == unfolded
 
 
 GOOD = json.loads(encode(absorb(VisitorState(), [event(i, product_id="p", category_id="c") for i in range(3)], 2)))
