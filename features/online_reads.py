@@ -30,7 +30,6 @@ _LENGTH: Final = struct.Struct("<I")
 _DOUBLE: Final = struct.Struct("<d")
 _KEY_PREFIX: Final = serialised_keys(pa.array([""]), entity_keys(VISITOR_VIEWS[0])[0])[0][: -_LENGTH.size]
 _EPOCH, _SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
-_TTL: Final = {view: ttl.total_seconds() for view, ttl in TTL.items()}
 _NOTHING: Final[dict[str, bytes]] = {}
 Found = list[tuple[str, int, dict[str, bytes]]]
 """By view: its name, its stamp in seconds since 1970, and the messages of its fields."""
@@ -152,7 +151,7 @@ class ValkeyReads:
 def _row(reads: Mapping[str, tuple[str, ...]], found: Found, now: datetime) -> dict[str, Any] | None:
     """The fresh fields; None where nothing is, or where the last row only says that a year has passed."""
     at = (now - _EPOCH) / _SECOND
-    fresh = {view: values for view, stamp, values in found if stamp <= at <= stamp + _TTL[view]}
+    fresh = {view: values for view, stamp, values in found if stamp <= at <= stamp + TTL[view].total_seconds()}
     if not fresh:
         return None
     row: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -42,6 +42,8 @@ _SECOND: Final = 1_000_000
 _GAP: Final = contract.SESSION_GAP_MINUTES * 60 * _SECOND
 _HALF_LIFE: Final = contract.SESSION_HALF_LIFE_MINUTES * 60 * _SECOND
 _EPOCH: Final = datetime(1970, 1, 1)
+_EPOCH_UTC: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _DAMAGED: Final = "a session's state is damaged or of another version"
 
 
@@ -221,8 +223,8 @@ def decode(text: str | bytes) -> VisitorState:
 
 
 def microseconds(at: datetime) -> int:
-    """Microseconds since 1970 of a moment in UTC without a zone."""
-    return (at - _EPOCH) // timedelta(microseconds=1)
+    """Microseconds since 1970 of a moment; one without a zone is in UTC."""
+    return (at - (_EPOCH if at.tzinfo is None else _EPOCH_UTC)) // _MICROSECOND
 
 
 def moment(at: int) -> datetime:

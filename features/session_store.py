@@ -1,7 +1,8 @@
 """Where visitors' sessions are kept between events: SQLite beside the other features, or Valkey.
 
-Many processes write at once, so each only appends what arrived; whoever reads puts it in order (see
-``session_states``). What is here can be made again from the event log, so nothing waits for the disk. ``position`` says how far each stream of events has been applied.
+Many processes write at once, so each only appends what arrived, and whoever reads puts it in order
+(``session_states``). What is here can be made again from the event log, so nothing waits for the disk. ``position``
+says how far each stream of events has been applied.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from marquee.settings import Settings
 PRUNE_SECONDS: Final = 600.0
 PRUNED_AT_ONCE: Final = 10_000
 """Parts; others may write in between."""
+CACHE_KB: Final = 16 << 10
+LOG_PAGES: Final = 8_000
+"""Of 4 KB, after which the write-ahead log is copied into the file."""
 SCHEMA: Final = """
 create table if not exists visitor_parts (visitor_id text not null, part blob not null, touched_at integer not null);
 create index if not exists visitor_parts_visitor on visitor_parts (visitor_id);
@@ -163,6 +166,9 @@ class _Connection:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = normal")
             connection.execute("pragma secure_delete = on")
+            # Visitors come in no order: what is written again and again should reach the file once in a while only.
+            connection.execute(f"pragma cache_size = -{CACHE_KB}")
+            connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
             connection.executescript(SCHEMA)
             _take_over(connection)
         except sqlite3.Error:
@@ -188,7 +194,8 @@ def _take_over(connection: sqlite3.Connection) -> None:
     if connection.execute(old).fetchone():
         with _transaction(connection):
             if connection.execute(old).fetchone():  # and no other process was faster
-                connection.execute("insert into visitor_parts select visitor_id, state, touched_at from visitor_sessions")
+                states = "select visitor_id, state, touched_at from visitor_sessions"
+                connection.execute(f"insert into visitor_parts {states}")
                 connection.execute("drop table visitor_sessions")
 
 

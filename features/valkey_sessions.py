@@ -42,7 +42,7 @@ FEED_SECONDS: Final = 2.0
 
 
 class ValkeySessions:
-    """See ``SessionStore``. A list of parts for each visitor, which a folding replaces only if they still stand there."""
+    """See ``SessionStore``. A list of parts for each visitor; folding replaces those that still stand there."""
 
     PREFIX: Final = "marquee:visitor:"
     STREAMS: Final = "marquee:stream:"
@@ -59,9 +59,7 @@ class ValkeySessions:
             raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
         self._errors = redis.RedisError
         self._pause = Pause()
-        self._append, self._replace, self._move = map(
-            self._client.register_script, (APPEND, FOLD, COMPARE_AND_SET)
-        )
+        self._append, self._replace, self._move = map(self._client.register_script, (APPEND, FOLD, COMPARE_AND_SET))
         self._tally = Tally()
 
     def update(self, events: Events) -> None:

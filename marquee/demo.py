@@ -22,7 +22,7 @@ from marquee.process import environment, free_port, migrate, running_service
 from marquee.settings import Settings, load_settings, quiet_environment, settings_now
 
 TASKS: Final = {
-    "ingest_events": ("read_source", "load_log", "check_raw"),
+    "ingest_events": ("forget_pending", "read_source", "load_log", "check_raw"),
     "transform_events": ("build_marts", "check_training_rows", "materialize_features"),
     "train_models": ("flag_sessions", "join_features", "train_retrieval", "train_ranker", "assemble_bundle"),
     "promote_bundle": ("judge_and_promote",),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
+import os
+import threading
 import time
-import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Protocol
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Final, Protocol
 
 from prometheus_client import Counter, Histogram
 
@@ -40,6 +45,39 @@ class Lines(Protocol):
         """Done once they are; fails with ``MarqueeError`` when they are not."""
 
 
+class Turn:
+    """One request on its way. A thread and a clock may both have an answer for it: who takes it first gives theirs."""
+
+    __slots__ = ("_left", "answered", "loop", "request", "watch")
+
+    def __init__(self, request: RecommendRequest, loop: asyncio.AbstractEventLoop) -> None:
+        self.request, self.loop = request, loop
+        self.answered: asyncio.Future[list[Answer]] = loop.create_future()
+        self.watch: asyncio.TimerHandle | None = None
+        self._left = [None]
+
+    def take(self) -> bool:
+        """Whether it was still to be taken; from any thread."""
+        try:
+            self._left.pop()
+        except IndexError:
+            return False
+        return True
+
+    def settle(self, answers: list[Answer], error: BaseException | None = None) -> None:
+        """Give the answers, or the error; from any thread."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            self.loop.call_soon_threadsafe(self._set, answers, error)
+
+    def _set(self, answers: list[Answer], error: BaseException | None) -> None:
+        if self.answered.done():
+            return
+        if error is None:
+            self.answered.set_result(answers)
+        else:
+            self.answered.set_exception(error)
+
+
 class Responder:
     """Answers requests of one process.
 
@@ -58,10 +96,13 @@ class Responder:
         shadow: Shadow | None = None,
     ) -> None:
         self._scorer, self._lines, self._decisions, self._shadow = scorer, lines, decisions, shadow
-        self._pool = ThreadPoolExecutor(THREADS, "scoring")
-        self._deadline = settings.slate_ms / 1e3
-        self._most = settings.slates_waiting
-        self._waiting = 0
+        self._deadline, self._most = settings.slate_ms / 1e3, settings.slates_waiting
+        # Ids that nobody guesses, without a system call for each: those give the interpreter's lock away.
+        self._secret, self._numbers = os.urandom(16), itertools.count()
+        self._queue: SimpleQueue[Turn | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name="scoring", daemon=True) for _ in range(THREADS)]
+        for thread in self._threads:
+            thread.start()
 
     async def answer(self, request: RecommendRequest) -> RecommendResponse | RecommendResponses:
         """The slate, or the slates of several placements; durable when this returns.
@@ -69,10 +110,19 @@ class Responder:
         Raises:
             NotDurable: the event log does not take the impressions; nothing was shown.
         """
-        answers = await self._answers(request)
-        lines = [line for one in answers for line in one.lines]
-        if lines:
-            await self._commit(lines)
+        turn = Turn(request, asyncio.get_running_loop())
+        if self._queue.qsize() >= self._most:
+            turn.take()
+            self._watch(turn, COMMIT_SECONDS, self._stuck)
+            self._commit(turn, self._quick(request, "overloaded"))
+        else:
+            self._watch(turn, self._deadline, self._late)
+            self._queue.put(turn)
+        try:
+            answers = await turn.answered
+        finally:
+            if turn.watch:
+                turn.watch.cancel()
         for one in answers:
             self._note(one)
         if request.placements:
@@ -81,27 +131,58 @@ class Responder:
 
     def close(self) -> None:
         """Let the threads end after what they are at."""
-        self._pool.shutdown()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    async def _answers(self, request: RecommendRequest) -> list[Answer]:
-        if self._waiting >= self._most:
-            return self._quick(request, "overloaded")
-        future = self._pool.submit(self._scored, request, time.monotonic() + self._deadline)
-        self._waiting += 1
-        loop = asyncio.get_running_loop()
-        waited = asyncio.wrap_future(future, loop=loop)
-        waited.add_done_callback(self._leave)
-        done, _ = await asyncio.wait((waited,), timeout=self._deadline)
-        return waited.result() if done else self._quick(request, "too_late")
+    @staticmethod
+    def _watch(turn: Turn, seconds: float, then: Any) -> None:
+        turn.watch = turn.loop.call_later(seconds, then, turn)
 
-    def _leave(self, _: object) -> None:
-        self._waiting -= 1
+    def _late(self, turn: Turn) -> None:
+        """The caller will not wait for the visitor's own slate any more."""
+        self._watch(turn, COMMIT_SECONDS, self._stuck)
+        if turn.take():
+            self._commit(turn, self._quick(turn.request, "too_late"))
 
-    def _scored(self, request: RecommendRequest, until: float) -> list[Answer]:
-        # One that waited its time away here is answered quickly: its caller will not wait for more.
-        if time.monotonic() > until:
-            return self._quick(request, "too_late")
-        request_id = uuid.uuid4().hex
+    @staticmethod
+    def _stuck(turn: Turn) -> None:
+        turn.settle([], NotDurable(f"the event log took no impressions for {COMMIT_SECONDS} seconds; ask again"))
+
+    def _work(self) -> None:
+        while (turn := self._queue.get()) is not None:
+            if turn.answered.done():  # it waited too long here, and was answered quickly
+                continue
+            try:
+                answers = self._scored(turn.request)
+            except Exception as error:  # the caller hears of it, and the thread goes on
+                if turn.take():
+                    turn.settle([], error)
+            else:
+                if turn.take():
+                    self._commit(turn, answers)
+
+    def _commit(self, turn: Turn, answers: list[Answer]) -> None:
+        """Make the impressions durable, then give the answer."""
+        lines = [line for one in answers for line in one.lines]
+        if not lines:
+            return turn.settle(answers)
+        since = time.perf_counter()
+
+        def settle(done: Future[None]) -> None:
+            COMMIT.observe(time.perf_counter() - since)
+            error = done.exception()
+            turn.settle(answers, _not_durable(error) if error else None)
+
+        try:
+            self._lines.append_soon(lines).add_done_callback(settle)
+        except MarqueeError as error:
+            turn.settle([], _not_durable(error))
+        return None
+
+    def _scored(self, request: RecommendRequest) -> list[Answer]:
+        request_id = self._request_id()
         answers: list[Answer] = []
         elsewhere: tuple[str, ...] = ()
         for place, wanted in enumerate(request.each()):
@@ -112,24 +193,15 @@ class Responder:
 
     def _quick(self, request: RecommendRequest, reason: Fallback) -> list[Answer]:
         SHED.labels(reason).inc()
-        request_id = uuid.uuid4().hex
+        request_id = self._request_id()
         return [
             self._scorer.answer_quickly(wanted, reason, f"{request_id}.{place}" if place else request_id)
             for place, wanted in enumerate(request.each())
         ]
 
-    async def _commit(self, lines: list[bytes]) -> None:
-        since = time.perf_counter()
-        try:
-            committed = asyncio.wrap_future(self._lines.append_soon(lines))
-        except MarqueeError as error:
-            raise NotDurable(f"the event log takes no impressions now: {error}") from error
-        done, _ = await asyncio.wait((committed,), timeout=COMMIT_SECONDS)
-        if not done:
-            raise NotDurable(f"the event log took no impressions for {COMMIT_SECONDS} seconds; ask again")
-        if failed := committed.exception():
-            raise NotDurable(f"the event log takes no impressions now: {failed}") from failed
-        COMMIT.observe(time.perf_counter() - since)
+    def _request_id(self) -> str:
+        number = next(self._numbers).to_bytes(8, "big")
+        return hashlib.blake2b(number, digest_size=16, key=self._secret).hexdigest()
 
     def _note(self, answer: Answer) -> None:
         if answer.inputs is None:
@@ -139,3 +211,9 @@ class Responder:
         standing = self._scorer.lineup.shadow
         if self._shadow and standing and standing.tag != answer.board.tag:
             self._shadow.ask(standing, Seen(answer.inputs, [banner.banner_id for banner in answer.response.slate]))
+
+
+def _not_durable(error: BaseException) -> NotDurable:
+    told = NotDurable(f"the event log takes no impressions now: {error}")
+    told.__cause__ = error
+    return told

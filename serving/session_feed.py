@@ -12,25 +12,30 @@ import platform
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from prometheus_client import Counter
 
 from features.product_categories import ProductCategories
-from features.session import KEPT_HOURS, events_by_visitor
+from features.session import KEPT_HOURS, SessionEvent, category_at, microseconds
 from features.session_store import SessionStore, SessionStoreError
+from ingestion.event_forms import EventForm, decode_lines
 from ingestion.event_stream import parse_event, pending_part
 from marquee.settings import Settings, settings_now
 
 POLL_SECONDS: Final = 0.05
+BUSY_SECONDS, MOST_BUSY_SECONDS = 0.001, 0.25
+"""Pause for each event applied, so that passes grow with what there is to do; and the longest."""
 RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 1.0
 """How often the store is asked whether it still has what it was told, when nothing happens."""
 CHUNK_BYTES: Final = 4 << 20
 REPLAYED_BYTES: Final = 64 << 20
 """Most that is read again of a stream of which nobody knows how far it was applied."""
+EARLIEST: Final = datetime(1990, 1, 1)
 AHEAD: Final = timedelta(minutes=5)
 """A visitor's clock may be this much ahead; an event from further on would hide all that follow."""
 LOG: Final = logging.getLogger("bentoml.marquee")
@@ -85,7 +90,8 @@ class Feed(ABC):
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self.catch_up()
+                applied = self.catch_up()
+                self._stop.wait(min(applied * BUSY_SECONDS, MOST_BUSY_SECONDS))
                 if self._is_failing:
                     self._is_failing = False
                     LOG.info("session features are kept up again")
@@ -102,12 +108,27 @@ class Feed(ABC):
             self._is_failing = True
             LOG.error("session features stand still, events are logged and will be applied: %s", error)
 
-    def _apply(self, rows: list[dict[str, Any]]) -> int:
+    def _apply(self, data: bytes) -> int:
+        """Bring the valid events of whole lines into the store; how many that were."""
         latest = max(settings_now(self._settings), datetime.now(UTC).replace(tzinfo=None)) + AHEAD
-        rows = [row for row in rows if row["occurred_at"] <= latest]
-        self._store.update(events_by_visitor(rows, self._categories.now()))
-        APPLIED.inc(len(rows))
-        return len(rows)
+        first, last = microseconds(EARLIEST), microseconds(latest)
+        categories = self._categories.now()
+        events: dict[str, list[SessionEvent]] = {}
+        count = 0
+        for event in valid_events(data):
+            at = microseconds(event.occurred_at)
+            if not first <= at <= last:
+                continue
+            product_id = event.product_id or None
+            periods = categories.get(product_id) if product_id else None
+            category_id = category_at(periods, at) if periods else None
+            told = SessionEvent(at, event.event_id, event.kind, product_id, category_id, event.session_id or None)
+            events.setdefault(event.visitor_id, []).append(told)
+            count += 1
+        if events:
+            self._store.update(events)
+            APPLIED.inc(count)
+        return count
 
 
 class SessionFeed(Feed):
@@ -156,8 +177,9 @@ class SessionFeed(Feed):
             if size < before:  # rewritten: what stays is harmless to apply again
                 after = _recent(file)
             elif part := pending_part(file, before):
-                rows, after = _read(file, part.start, part.stop)
-                applied += self._apply(rows)
+                data = _read(file, part.start, part.stop)
+                after = before + len(data)
+                applied += self._apply(data)
             else:
                 break
             # Only together with its position an update is known to have reached the store that had all before it.
@@ -170,25 +192,46 @@ class SessionFeed(Feed):
         return applied
 
 
-def _read(file: Path, start: int, stop: int) -> tuple[list[dict[str, Any]], int]:
-    """The valid events from ``start``, a chunk of whole lines at most, and where the chunk ends."""
+def _read(file: Path, start: int, stop: int) -> bytes:
+    """Whole lines from ``start``, a chunk at most."""
     with file.open("rb") as stream:
         stream.seek(start)
         data = stream.read(min(CHUNK_BYTES, stop - start))
         if start + len(data) < stop and not data.endswith(b"\n"):
             data += stream.readline()
-    return valid_events(data), start + len(data)
+    return data
 
 
-def valid_events(data: bytes) -> list[dict[str, Any]]:
+class _Seen(NamedTuple):
+    """What a session needs to know of an event that was read the slow way."""
+
+    event_id: str
+    kind: str
+    occurred_at: datetime
+    visitor_id: str
+    product_id: str | None = None
+    session_id: str | None = None
+
+
+def valid_events(data: bytes) -> Sequence[EventForm | _Seen]:
     """The events of whole lines, without those that break the contract."""
-    rows = []
+    try:
+        return decode_lines(data)
+    except (ValueError, RecursionError):
+        return list(_each_valid(data))
+
+
+def _each_valid(data: bytes) -> Iterator[EventForm | _Seen]:
+    """Line by line, as one of them is none or is unusual."""
     for line in data.split(b"\n")[:-1]:
         try:
-            rows.append(parse_event(line))
+            yield from decode_lines(line)
         except (ValueError, RecursionError):
-            continue  # the loader sets it aside and says so
-    return rows
+            try:
+                row = parse_event(line)
+            except (ValueError, RecursionError):
+                continue  # the loader sets it aside and says so
+            yield _Seen._make(row.get(name) for name in _Seen._fields)
 
 
 def _is_recent(file: Path) -> bool:

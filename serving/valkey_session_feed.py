@@ -13,7 +13,7 @@ from ingestion.stream_choice import Stream
 from ingestion.valkey_log import Entry, LogGroup, connect_valkey, create_groups, plain_errors
 from ingestion.valkey_stream import ValkeyStream
 from marquee.settings import Settings
-from serving.session_feed import LOOK_SECONDS, Feed, SessionFeed, valid_events
+from serving.session_feed import LOOK_SECONDS, Feed, SessionFeed
 
 ANSWER_SECONDS: Final = 2.0
 ABANDONED_SECONDS: Final = 5.0
@@ -37,7 +37,7 @@ class ValkeySessionFeed(Feed):
         applied = 0
         with plain_errors():
             for entries in self._waiting():
-                applied += self._apply(valid_events(b"".join(entry.lines for entry in entries)))
+                applied += self._apply(b"".join(entry.lines for entry in entries))
                 self._group.finish(entries)
         return applied
 

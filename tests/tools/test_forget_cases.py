@@ -357,7 +357,7 @@ def test_a_reader_that_holds_the_write_ahead_log_is_told_of(
     store.update({PERSON: [SessionEvent(1, "e", "product_view", "p1")]})
     with closing(sqlite3.connect(settings.features / "sessions.sqlite", isolation_level=None)) as reader:
         reader.execute("begin")
-        reader.execute("select count(*) from visitor_sessions").fetchall()
+        reader.execute("select count(*) from visitor_parts").fetchall()
         with pytest.raises(MarqueeError, match=r"sessions\.sqlite is being read.*run the same command again"):
             features.erase_sessions(settings, Person(PERSON))
         reader.execute("commit")

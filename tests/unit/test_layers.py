@@ -24,7 +24,7 @@ ALLOWED = {
     "serving": {"marquee", "features", "training", "serving"},
 }
 SERVING_TOO = (
-    *("catalogue_store", "deleted_events", "event_export", "event_query", "event_stream"),
+    *("catalogue_store", "deleted_events", "event_export", "event_forms", "event_query", "event_stream"),
     *("stream_choice", "valkey_log", "valkey_stream"),
 )
 """Modules of ingestion that serving may import: where its events go, and where the managed catalogue is."""

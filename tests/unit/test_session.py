@@ -26,6 +26,7 @@ from features.session import (
     decode,
     encode,
     events_by_visitor,
+    joined,
     latest_session,
     microseconds,
     moment,
@@ -246,6 +247,23 @@ def test_folding_changes_nothing_while_no_event_is_overtaken_by_too_many(
     assert folded.folded
     again = absorb(folded, random.choices(events, k=30), kept)
     assert again == folded, "what was folded is not counted again"
+
+
+@given(some_events(25), st.randoms(use_true_random=False))
+def test_parts_give_the_same_session_however_events_are_split_repeated_and_folded(
+    events: list[SessionEvent], random: Any
+) -> None:
+    """As a store keeps them: parts are appended, several may be folded into one at any moment, in steps that repeat."""
+    arriving = events + random.choices(events, k=10) if events else []
+    random.shuffle(arriving)
+    parts: list[bytes] = []
+    while arriving:
+        size = random.randint(1, 5)
+        parts += [encode(VisitorState(tuple(arriving[:size])))] * random.choice([1, 1, 2])
+        arriving = arriving[size:]
+        if random.random() < 0.3:
+            parts = [encode(joined(map(decode, parts)))]
+    assert without_names(joined(map(decode, parts))) == reference(events)
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------
