@@ -4,8 +4,6 @@ An event comes once however often it was sent, as the earliest of its copies. Fo
 not come. How the files are read: ``event_files``.
 """
 
-
-
 from __future__ import annotations
 
 import base64

@@ -28,10 +28,10 @@ EVENT_KINDS: Final = (
     "seen",
     "other",
 )
-"""What a visitor can do. ``impression``, ``click`` and ``seen`` concern banners; ``order``, ``return`` one product line.
+"""What a visitor can do. ``impression``, ``click`` and ``seen`` concern banners; ``order`` and ``return`` a line.
 
-An ``impression`` was sent to the page; it is ``seen`` once half of it was on the screen for a second, as the IAB and MRC
-have it.
+An ``impression`` was sent to the page; it is ``seen`` once half of it was on the screen for a second, as the IAB and
+MRC have it.
 """
 
 BANNER_KINDS: Final = ("impression", "click", "seen")

@@ -138,7 +138,7 @@ def test_a_bad_event_is_told_which_field_and_nothing_is_stored(api: TestClient, 
     [
         ("GET", "/v1/nothing", 404),
         ("GET", "/nothing", 404),
-        ("GET", "/v1/events", 405),
+        ("PUT", "/v1/events", 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/docs/../../etc/passwd", 404),
         ("GET", "/v1/docs/passwd", 404),

@@ -128,7 +128,7 @@ def test_each_kind_needs_what_the_contract_says(kind: str) -> None:
     event |= {"kind": kind, "occurred_at": "2026-02-02T12:00:00Z"}
     (form,) = decode_report(json.dumps(event).encode())
     assert (form.kind, form.occurred_at) == (kind, datetime(2026, 2, 2, 12, tzinfo=UTC))
-    assert parse_event(encode_lines([form])) == parse_event(Event(**event).line())
+    assert parse_event(encode_lines([form])) == parse_event(Event.model_validate(event).line())
     for name in contract.required_by_kind(kind):
         with pytest.raises(ValueError, match=name):
             decode_report(json.dumps({key: value for key, value in event.items() if key != name}).encode())
