@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
         "--seconds", type=float, help=f"of each load ({SECONDS:.0f}), and of the soak ({SOAK_SECONDS:.0f})"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of alternating loads; figures are their medians")
-    parser.add_argument("--workers", type=int, default=1, help="processes of each service")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each service")
     asked = parser.parse_args()
     if unknown := [name for name in asked.only.split(",") if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")

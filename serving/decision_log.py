@@ -7,7 +7,6 @@ decisions/states/<id>.json.gz    what answered then besides the bundle: catalogu
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import mmap
 import queue
@@ -15,12 +14,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import msgspec
 import numpy as np
 from prometheus_client import Counter
 
@@ -35,6 +34,8 @@ WRITE_SECONDS: Final = 0.2
 PRUNE_SECONDS: Final = 3600.0
 WAITING: Final = 20_000
 """Answers that may wait to be written; further ones are counted and left out, so that no answer waits for this."""
+MOMENTS: Final = frozenset({"at", "feature_at", "session_started_at", "last_seen_at"})
+"""Names of what is a moment in a decision's inputs."""
 SHOWN: Final = ("banner_ids", "campaign_ids", "at", "sessions")
 LOG: Final = logging.getLogger("bentoml.marquee")
 LEFT_OUT: Final = Counter("marquee_decisions_left_out", "Answers that marquee explain will not know.")
@@ -80,11 +81,11 @@ class DecisionLog:
         lines = []
         while not self._waiting.empty():
             answer = self._waiting.get()
-            lines.append(json.dumps(self._line(answer), default=_encode, separators=(",", ":")))
+            lines.append(msgspec.json.encode(self._line(answer)) + b"\n")
         if lines:
             day = time.strftime("%Y-%m-%d", time.gmtime())
-            with (self._folder / f"{self._writer}-{day}.jsonl").open("a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+            with (self._folder / f"{self._writer}-{day}.jsonl").open("ab") as file:
+                file.writelines(lines)
 
     def _line(self, answer: Answer) -> dict[str, Any]:
         inputs, board = answer.inputs, answer.board
@@ -109,8 +110,8 @@ class DecisionLog:
         """The id under which a board's state is kept; written when it is first used."""
         if board not in self._states:
             name = uuid.uuid4().hex
-            content = json.dumps(board_to_json(board), default=_encode)
-            (self._folder / "states" / f"{name}.json.gz").write_bytes(gzip.compress(content.encode(), 3))
+            content = msgspec.json.encode(board_to_json(board))
+            (self._folder / "states" / f"{name}.json.gz").write_bytes(gzip.compress(content, 3))
             self._states[board] = name
         return self._states[board]
 
@@ -133,7 +134,7 @@ class DecisionLog:
 def find_decision(settings: Settings, request_id: str) -> dict[str, Any] | None:
     """The line of a request, None when none is kept."""
     for line in _lines_with(settings.decisions, request_id):
-        found: dict[str, Any] = json.loads(line, object_hook=_decode)
+        found: dict[str, Any] = msgspec.json.decode(line)
         if found["request_id"] == request_id:
             return found
     return None
@@ -142,7 +143,7 @@ def find_decision(settings: Settings, request_id: str) -> dict[str, Any] | None:
 def read_state(settings: Settings, name: str) -> dict[str, Any]:
     """The state of that id, as ``board_to_json`` made it."""
     content = gzip.decompress((settings.decisions / "states" / f"{name}.json.gz").read_bytes())
-    found: dict[str, Any] = json.loads(content, object_hook=_decode)
+    found: dict[str, Any] = msgspec.json.decode(content)
     return found
 
 
@@ -154,7 +155,7 @@ def inputs_to_json(inputs: Inputs) -> dict[str, Any]:
         "context": [context.placement_id, context.device, context.at.astype("datetime64[us]").item(), context.session],
         "n": inputs.n,
         "visitor": inputs.visitor,
-        "ask": asdict(inputs.ask) | {"segments": sorted(inputs.ask.segments)},
+        "ask": inputs.ask,
         "shows": {name: getattr(inputs.shows, name) for name in SHOWN},
         "spent": [list(inputs.spent.total.items()), [[*key, count] for key, count in inputs.spent.daily.items()]],
         "elsewhere": inputs.elsewhere,
@@ -166,12 +167,13 @@ def inputs_from_json(values: Mapping[str, Any]) -> Inputs:
     """The inverse of ``inputs_to_json``."""
     placement, device, at, session = values["context"]
     total, daily = values["spent"]
+    ask = _timed(values["ask"])
     return Inputs(
         request_id=values["request_id"],
-        context=Context(placement, device, np.datetime64(at, "us"), session),
+        context=Context(placement, device, np.datetime64(at, "us"), _timed(session)),
         n=values["n"],
-        visitor=values["visitor"],
-        ask=Ask(**values["ask"] | {"segments": frozenset(values["ask"]["segments"])}),
+        visitor=_timed(values["visitor"]),
+        ask=Ask(**ask | {"segments": frozenset(ask["segments"])}),
         shows=Shows(**values["shows"]),
         spent=Spent(dict(map(tuple, total)), {(campaign, day): count for campaign, day, count in daily}),
         elsewhere=tuple(values["elsewhere"]),
@@ -210,11 +212,8 @@ def _lines_with(folder: Path, text: str) -> Iterator[bytes]:
                     place = content.find(text.encode(), end)
 
 
-def _encode(value: object) -> dict[str, str]:
-    if isinstance(value, datetime):
-        return {"at": value.isoformat()}
-    raise TypeError(f"{value!r} is not expected in a decision")
-
-
-def _decode(values: dict[str, Any]) -> Any:
-    return datetime.fromisoformat(values["at"]) if values.keys() == {"at"} else values
+def _timed(values: Any) -> Any:
+    """A record with its moments, which are text in JSON."""
+    if values is None:
+        return None
+    return {name: datetime.fromisoformat(v) if name in MOMENTS and v else v for name, v in values.items()}

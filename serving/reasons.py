@@ -48,8 +48,13 @@ def contributions(
         items: the candidates that are asked about.
     """
     typical = np.sort(matrix, axis=0)[(len(matrix) - 1) // 2]
-    altered = np.where(_IS_OF, typical, matrix[items])
-    without = bundle.ranker.predict(altered.reshape(-1, matrix.shape[1])).reshape(len(USED), len(items))
+    own = matrix[items]
+    altered = np.where(_IS_OF, typical, own)
+    # What is typical already has nothing to lose, and rows cost time: without a session nobody differs by one.
+    differs = ((altered != own) & ~(np.isnan(altered) & np.isnan(own))).any(axis=2)
+    without = np.broadcast_to(scores[items], differs.shape).copy()
+    if differs.any():
+        without[differs] = bundle.ranker.predict(altered[differs])
     gains = _log_odds(scores[items]) - _log_odds(without)
     return dict(zip(USED, gains, strict=True))
 

@@ -105,7 +105,9 @@ class Scorer:
         read = self._read(request, request_id, standing, board, now, elsewhere)
         READ.observe(time.perf_counter() - since)
         inputs, decision = self._decided(board, read.inputs)
-        fallback = read.fallback if decision.slate else "nothing_eligible"
+        # Where all that may be shown has a cap and nobody can count, that is why there is nothing.
+        is_told = decision.slate or read.fallback == "counters_unavailable"
+        fallback = read.fallback if is_told else "nothing_eligible"
         lines = _lines(request, request_id, decision.slate, now, read.as_of, arm, board)
         response = _response(request, request_id, decision.slate, board, fallback, self._links)
         return Answer(response, lines, board, inputs, decision)

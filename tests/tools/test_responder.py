@@ -22,7 +22,7 @@ from marquee.catalogue import Campaign, Cap
 from marquee.errors import MarqueeError
 from marquee.settings import Settings
 from serving import lineup, responder
-from serving.counters import open_counters
+from serving.counters import SqliteCounters, open_counters
 from serving.decision_log import DecisionLog
 from serving.explanation import explain
 from serving.responder import NotDurable, Responder
@@ -224,6 +224,16 @@ def test_without_a_cookie_a_cap_counts_the_session_and_needs_one(open_process: C
         shown += [banner.campaign_id for banner in answer.slate]
     assert sorted(shown) == sorted(set(shown))
     assert len(shown) >= 3
+
+
+def test_without_counters_nothing_capped_is_shown_and_the_answer_says_so(open_process: Callable[..., Process]) -> None:
+    process = open_process()
+    manage(process, caps=(Cap(most=9),))
+    process.counters.close()
+    assert isinstance(process.counters, SqliteCounters)
+    process.counters.file.write_bytes(b"no database" * 1_000)
+    (answer,) = process.ask(request())
+    assert (answer.slate, answer.fallback) == ([], "counters_unavailable")
 
 
 def test_a_change_of_the_catalogue_is_live_within_a_second(open_process: Callable[..., Process]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -198,15 +199,13 @@ people = st.none() | st.builds(
 def test_a_logged_decision_is_made_again_bit_for_bit(
     bundle: Bundle, request_id: str, n: int, who: Any, session: Any, taken: set[str]
 ) -> None:
-    from serving.decision_log import _decode, _encode
     from serving.explanation import _restored
 
     made = board(bundle, c1={"competes_in": "x", "caps": (Cap(most=9, scope="session"),)}, c2={"competes_in": "x"})
     context = Context("home", "mobile", np.datetime64(NOON, "us"), session)
     asked = replace(inputs(request_id, n, who, taken=tuple(sorted(taken))), context=context)
     first = decide(made, asked)
-    text = json.dumps([inputs_to_json(asked), board_to_json(made)], default=_encode)
-    told, state = json.loads(text, object_hook=_decode)
+    told, state = msgspec.json.decode(msgspec.json.encode([inputs_to_json(asked), board_to_json(made)]))
     again = decide(_restored(made.tag, bundle, state), inputs_from_json(told))
     assert np.array_equal(first.codes, again.codes)
     for one, other in zip(first.slate, again.slate, strict=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from marquee.catalogue import Campaign
 from marquee.cli import app
 from serving.http.visitor_card import ErasureState
 from serving.product_schemas import ListedProduct, ProductList, ProductsRequest, SimilarAsked
@@ -54,8 +55,12 @@ def test_marquee_commands_parse(command: str) -> None:
 def test_curl_bodies_are_valid_requests(command: str) -> None:
     words = shlex.split(command)
     body = json.loads(words[words.index("-d") + 1])
-    schema = RecommendRequest if "recommend" in command else Event
-    assert schema.model_validate(body)
+    if "/v1/campaigns/" in command:
+        dates = {"starts_at": "2026-01-01T00:00:00", "ends_at": "2026-02-01T00:00:00"}
+        assert Campaign.model_validate({"campaign_id": "c05", **dates, **body})
+    else:
+        schema = RecommendRequest if "recommend" in command else Event
+        assert schema.model_validate(body)
 
 
 def test_every_verb_is_documented_with_its_own_first_sentence() -> None:
