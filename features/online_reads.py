@@ -63,12 +63,12 @@ def open_visitor_reads(settings: Settings, reads: Mapping[str, Sequence[str]]) -
 
 
 class SqliteReads:
-    """See ``VisitorReads``. Each thread has its own connection, so that none waits for another."""
+    """See ``VisitorReads``. One connection for whichever threads come; a pool's threads come and go."""
 
     def __init__(self, settings: Settings, reads: Mapping[str, tuple[str, ...]]) -> None:
         self._file = settings.features / "online.db"
-        self._reads, self._pause, self._own = reads, Pause(), threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._reads, self._pause, self._lock = reads, Pause(), threading.Lock()
+        self._connection: sqlite3.Connection | None = None
         parts = [
             f"select '{view}', feature_name, value, event_ts "  # noqa: S608 - names are the contract's
             f'from "{PROJECT}_{view}" where entity_key = ?1 and feature_name in {_listed(fields)}'
@@ -79,8 +79,8 @@ class SqliteReads:
     def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
         """See ``VisitorReads``."""
         try:
-            with self._pause.after(sqlite3.Error, OSError):
-                rows = self._connection().execute(self._query, (_key(visitor_id),)).fetchall()
+            with self._pause.after(sqlite3.Error, OSError), self._lock:
+                rows = self._opened().execute(self._query, (_key(visitor_id),)).fetchall()
         except (sqlite3.Error, OSError) as error:
             raise TryAgain(f"{self._file}: {error}") from error
         stamps: dict[str, int] = {}
@@ -91,19 +91,16 @@ class SqliteReads:
 
     def close(self) -> None:
         """See ``VisitorReads``."""
-        for connection in self._opened:
-            connection.close()
-        self._opened.clear()
-        self._own = threading.local()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
 
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._own, "connection", None)
-        if found is None:
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
             uri = f"{self._file.absolute().as_uri()}?mode=ro"
-            found = sqlite3.connect(uri, uri=True, timeout=REQUEST_SECONDS, check_same_thread=False)
-            self._own.connection = found
-            self._opened.append(found)
-        return found
+            self._connection = sqlite3.connect(uri, uri=True, timeout=REQUEST_SECONDS, check_same_thread=False)
+        return self._connection
 
 
 class ValkeyReads:

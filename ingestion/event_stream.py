@@ -115,15 +115,15 @@ class EventStream:
             with self._changed:
                 again = AGAIN_SECONDS if self._last_error else None
                 is_awaited = self._changed.wait_for(lambda: self._waiting or self._is_closed, again)
-                group, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            if is_awaited and not group:
+                waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            if is_awaited and not waiting:
                 return
+            # Who no longer waits has told somebody that nothing was stored.
+            group = [one for one in waiting if one[1].set_running_or_notify_cancel()]
             # Who is sent no events because of an error would never see that it is over.
             error = self._stored(b"".join(data for data, _ in group), is_trial=not is_awaited)
             for _, done in group:
-                # Who no longer waits may have cancelled; the lines are durable all the same.
-                if done.set_running_or_notify_cancel():
-                    done.set_exception(error) if error else done.set_result(None)
+                done.set_exception(error) if error else done.set_result(None)
 
     def _stored(self, data: bytes, is_trial: bool) -> MarqueeError | None:
         """Make lines durable; why that failed, whatever it was, for somebody waits to hear it."""

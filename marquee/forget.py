@@ -24,7 +24,7 @@ from marquee.traces import Trace, find_visitor, require_installation
 
 Counts = dict[str, int]
 LOGS: Final = (
-    *("log/deleted.jsonl", "airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine"),
+    *("log/deleted.jsonl", "airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine", "decisions"),
     "airflow.log",
     "service.log",
 )

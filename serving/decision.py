@@ -21,7 +21,8 @@ from training.bundle import Bundle, Context
 
 
 class Board:
-    """All that answers at one moment and never changes: a bundle over the live catalogue, its rules, its counts.
+    """All that answers at one moment: a bundle over the live catalogue, its rules, its counts. What it decides from
+    never changes; only when the counts were last found to be so is kept up.
 
     Args:
         tag: the bundle's.
@@ -67,6 +68,8 @@ class Inputs:
     """Banners that stand on the same page already."""
     taken: tuple[str, ...] = ()
     """Banners that could not be reserved at earlier draws: others took the last showing meanwhile."""
+    dropped: tuple[str, ...] = ()
+    """Banners that could not be reserved at the last draw, and are not in its slate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Decision:
 
     def without(self, positions: frozenset[int]) -> Decision:
         """The same without some of its banners; those below move up."""
+        if not positions:
+            return self
         left = [placed for placed in self.slate if placed.position not in positions]
         slate = [placed if placed.position == at else replace(placed, position=at) for at, placed in enumerate(left)]
         return replace(self, slate=slate)
@@ -97,16 +102,22 @@ def decide(board: Board, inputs: Inputs, explain: bool = True) -> Decision:
         return Decision([], codes, None)
     n = board.rules.slots(inputs.ask.placement_id, inputs.n)
     rng = request_rng(f"{inputs.request_id}#{len(inputs.taken)}" if inputs.taken else inputs.request_id)
-    return Decision(draw(board.bundle, ranked, n, inputs.visitor, board.counts, rng, explain, allowed), codes, ranked)
+    slate = draw(board.bundle, ranked, n, inputs.visitor, board.counts, rng, explain, allowed)
+    lost = {board.rows[banner] for banner in inputs.dropped if banner in board.rows}
+    return Decision(slate, codes, ranked).without(frozenset(one.position for one in slate if one.row in lost))
 
 
-def decide_quickly(board: Board, ask: Ask, n: int, spent: Spent) -> list[Placed]:
+def decide_quickly(board: Board, ask: Ask, n: int, spent: Spent, elsewhere: tuple[str, ...] = ()) -> list[Placed]:
     """The most clicked banners that may be shown to anybody: no visitor is read and nothing is reserved.
 
     For moments in which a personal answer would come too late. Banners with a cap or a budget are left out.
+
+    Args:
+        elsewhere: banners that stand on the same page already.
     """
     codes = board.rules.forbidding(ask, Shows.none(), spent)
     codes[board.rules.limited] = Rule.CANNOT_COUNT
+    codes[[board.rows[banner] for banner in elsewhere if banner in board.rows]] = Rule.ELSEWHERE_ON_PAGE
     allowed = _allowed(board.rules, board.rules.settle(codes))
     rows = board.by_popularity[allowed.mask[board.by_popularity]]
     slate: list[Placed] = []

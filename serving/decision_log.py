@@ -80,8 +80,11 @@ class DecisionLog:
     def _write(self) -> None:
         lines = []
         while not self._waiting.empty():
-            answer = self._waiting.get()
-            lines.append(msgspec.json.encode(self._line(answer)) + b"\n")
+            try:
+                lines.append(msgspec.json.encode(self._line(self._waiting.get())) + b"\n")
+            except Exception as error:  # the others are written
+                LEFT_OUT.inc()
+                LOG.error("a decision cannot be written, so it cannot be explained later: %s", error)
         if lines:
             day = time.strftime("%Y-%m-%d", time.gmtime())
             with (self._folder / f"{self._writer}-{day}.jsonl").open("ab") as file:
@@ -111,7 +114,9 @@ class DecisionLog:
         if board not in self._states:
             name = uuid.uuid4().hex
             content = msgspec.json.encode(board_to_json(board))
-            (self._folder / "states" / f"{name}.json.gz").write_bytes(gzip.compress(content, 3))
+            partial = self._folder / "states" / f"{name}.partial"
+            partial.write_bytes(gzip.compress(content, 3))
+            partial.replace(partial.with_suffix(".json.gz"))
             self._states[board] = name
         return self._states[board]
 
@@ -160,6 +165,7 @@ def inputs_to_json(inputs: Inputs) -> dict[str, Any]:
         "spent": [list(inputs.spent.total.items()), [[*key, count] for key, count in inputs.spent.daily.items()]],
         "elsewhere": inputs.elsewhere,
         "taken": inputs.taken,
+        "dropped": inputs.dropped,
     }
 
 
@@ -178,6 +184,7 @@ def inputs_from_json(values: Mapping[str, Any]) -> Inputs:
         spent=Spent(dict(map(tuple, total)), {(campaign, day): count for campaign, day, count in daily}),
         elsewhere=tuple(values["elsewhere"]),
         taken=tuple(values["taken"]),
+        dropped=tuple(values["dropped"]),
     )
 
 

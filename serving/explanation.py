@@ -99,9 +99,9 @@ def _board(settings: Settings, line: dict[str, Any]) -> Board:
     try:
         bundle = registry.load_bundle(settings, line["bundle"])
         state = read_state(settings, line["state"])
-    except (BundleError, OSError) as error:
+        return _restored(line["bundle"], bundle, state)
+    except (BundleError, OSError, EOFError, ValueError) as error:
         raise MarqueeError(f"request {line['request_id']} cannot be made again: {error}") from error
-    return _restored(line["bundle"], bundle, state)
 
 
 def _restored(tag: str, bundle: Bundle, state: dict[str, Any]) -> Board:

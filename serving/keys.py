@@ -218,8 +218,10 @@ class KeyRing:
     def refresh(self) -> None:
         """Read the keys now."""
         try:
-            self._keys = {key.prefix: key for key in self._store.all()}
-            self._failure = ""
+            keys = {key.prefix: key for key in self._store.all()}
+            if self._keys and not keys:  # a file that went away must not open what its keys closed
+                raise MarqueeError("the file of keys is gone; restore it, or start the service anew without any")
+            self._keys, self._failure = keys, ""
             READ_AT.labels("keys").set_to_current_time()
         except MarqueeError as error:
             if self._failure != str(error):

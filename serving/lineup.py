@@ -114,7 +114,10 @@ class Standing:
             for name in BANNER_COUNTS
         }
         moment = before if before == moments.now() else None
-        self.board = Board(self.tag, board.bundle, board.live, counts, moment, now)
+        if all(np.array_equal(counts[name], board.counts[name], equal_nan=True) for name in BANNER_COUNTS):
+            board.counts_moment, board.counted_at = moment, now
+        else:
+            self.board = Board(self.tag, board.bundle, board.live, counts, moment, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +232,13 @@ class Lineup:
             is_known = self.catalogue.version() == self._managed.version and products is self._products
             if is_known and self._inside.standing:
                 return
-            self._managed, self._products = self.catalogue.read(), products
+            managed = self.catalogue.read()
         except Exception as error:  # the catalogue as it was last known is better than none
             LOG.error("the managed catalogue cannot be read, the last known one stays: %s", error)
             return
         for standing in self._inside.standing.values():
-            standing.stand_over(self._managed, products)
+            standing.stand_over(managed, products)
+        self._managed, self._products = managed, products
         CATALOGUE.set(self._managed.version)
 
     def _take(self, roles: registry.Roles) -> None:

@@ -8,6 +8,7 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
@@ -48,13 +49,19 @@ class Lines(Protocol):
 class Turn:
     """One request on its way. A thread and a clock may both have an answer for it: who takes it first gives theirs."""
 
-    __slots__ = ("_left", "answered", "loop", "request", "watch")
+    __slots__ = ("_left", "answered", "committed", "loop", "request", "watch")
 
     def __init__(self, request: RecommendRequest, loop: asyncio.AbstractEventLoop) -> None:
         self.request, self.loop = request, loop
         self.answered: asyncio.Future[list[Answer]] = loop.create_future()
         self.watch: asyncio.TimerHandle | None = None
+        self.committed: Future[None] | None = None
         self._left = [None]
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody has an answer for it."""
+        return not self._left
 
     def take(self) -> bool:
         """Whether it was still to be taken; from any thread."""
@@ -143,16 +150,22 @@ class Responder:
     def _late(self, turn: Turn) -> None:
         """The caller will not wait for the visitor's own slate any more."""
         self._watch(turn, COMMIT_SECONDS, self._stuck)
-        if turn.take():
+        if not turn.take():
+            return
+        try:
             self._commit(turn, self._quick(turn.request, "too_late"))
+        except Exception as error:  # the caller hears of it
+            turn.settle([], error)
 
     @staticmethod
     def _stuck(turn: Turn) -> None:
+        if turn.committed:  # what is not being written yet is not to be: the answer is not given
+            turn.committed.cancel()
         turn.settle([], NotDurable(f"the event log took no impressions for {COMMIT_SECONDS} seconds; ask again"))
 
     def _work(self) -> None:
         while (turn := self._queue.get()) is not None:
-            if turn.answered.done():  # it waited too long here, and was answered quickly
+            if turn.is_taken:  # it waited too long here, and was answered quickly
                 continue
             try:
                 answers = self._scored(turn.request)
@@ -171,33 +184,39 @@ class Responder:
         since = time.perf_counter()
 
         def settle(done: Future[None]) -> None:
+            if done.cancelled():
+                return
             COMMIT.observe(time.perf_counter() - since)
             error = done.exception()
             turn.settle(answers, _not_durable(error) if error else None)
 
         try:
-            self._lines.append_soon(lines).add_done_callback(settle)
+            turn.committed = self._lines.append_soon(lines)
+            turn.committed.add_done_callback(settle)
         except MarqueeError as error:
             turn.settle([], _not_durable(error))
         return None
 
     def _scored(self, request: RecommendRequest) -> list[Answer]:
+        return self._each(request, self._scorer.answer)
+
+    def _quick(self, request: RecommendRequest, reason: Fallback) -> list[Answer]:
+        SHED.labels(reason).inc()
+        return self._each(
+            request, lambda wanted, own, elsewhere: self._scorer.answer_quickly(wanted, reason, own, elsewhere)
+        )
+
+    def _each(
+        self, request: RecommendRequest, answer: Callable[[RecommendRequest, str, tuple[str, ...]], Answer]
+    ) -> list[Answer]:
+        """One answer for each placement; no banner stands in two of them."""
         request_id = self._request_id()
         answers: list[Answer] = []
         elsewhere: tuple[str, ...] = ()
         for place, wanted in enumerate(request.each()):
-            own = f"{request_id}.{place}" if place else request_id
-            answers.append(self._scorer.answer(wanted, own, elsewhere))
+            answers.append(answer(wanted, f"{request_id}.{place}" if place else request_id, elsewhere))
             elsewhere += tuple(banner.banner_id for banner in answers[-1].response.slate)
         return answers
-
-    def _quick(self, request: RecommendRequest, reason: Fallback) -> list[Answer]:
-        SHED.labels(reason).inc()
-        request_id = self._request_id()
-        return [
-            self._scorer.answer_quickly(wanted, reason, f"{request_id}.{place}" if place else request_id)
-            for place, wanted in enumerate(request.each())
-        ]
 
     def _request_id(self) -> str:
         number = next(self._numbers).to_bytes(8, "big")

@@ -112,12 +112,18 @@ class Scorer:
         response = _response(request, request_id, decision.slate, board, fallback, self._links)
         return Answer(response, lines, board, inputs, decision)
 
-    def answer_quickly(self, request: RecommendRequest, reason: Fallback, request_id: str | None = None) -> Answer:
+    def answer_quickly(
+        self,
+        request: RecommendRequest,
+        reason: Fallback,
+        request_id: str | None = None,
+        elsewhere: tuple[str, ...] = (),
+    ) -> Answer:
         """The most clicked banners that may be shown to anybody: reads nothing, so it takes microseconds."""
         now, request_id = self._clock(), request_id or uuid.uuid4().hex
         arm, standing = self.lineup.answering(_unit(request, request_id), now)
         board = standing.board
-        slate = decide_quickly(board, _ask(request, now, None), request.n, self._spent)
+        slate = decide_quickly(board, _ask(request, now, None), request.n, self._spent, elsewhere)
         lines = _lines(request, request_id, slate, now, {"is_visitor_read": False}, arm, board, "popular")
         return Answer(_response(request, request_id, slate, board, reason, self._links, "popular"), lines, board)
 
@@ -227,7 +233,7 @@ class Scorer:
             self._spent_at = -np.inf
             taken = tuple(sorted(board.bundle.catalogue.banner_ids[decision.slate[place].row] for place in refused))
             if attempt == ATTEMPTS:
-                return inputs, decision.without(refused)
+                return replace(inputs, dropped=taken), decision.without(refused)
             inputs = replace(inputs, taken=inputs.taken + taken)
         return inputs, decision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -66,7 +66,8 @@ class Inputs:
         self._placements = {name: np.array([float(place)]) for place, name in enumerate(encoding.placements)}
         self._devices = {name: np.array([float(place)]) for place, name in enumerate(encoding.devices)}
         self._nothing = Shares.of(interest_matrix([None], self._categories))
-        self._interest = lru_cache(VISITORS_KEPT)(self._read_interest)
+        # Bound to the names alone: a cache that held this object would keep each catalogue that there ever was.
+        self._interest = lru_cache(VISITORS_KEPT)(partial(_interest, tuple(self._categories)))
         self._counted: tuple[Floats, Floats, NDArray[np.float32]] | None = None
 
     def visitor(self, visitor: Mapping[str, Any] | None) -> Shares:
@@ -120,10 +121,11 @@ class Inputs:
         columns = _columns((*SESSION_COUNTS, "session_started_at", "last_category"), numbers)
         return columns, Shares.of(interest_matrix([interest], self._categories)) if interest else self._nothing
 
-    def _read_interest(self, text: str | None) -> Shares:
-        values = category_matrix([text], tuple(self._categories))
-        values.setflags(write=False)
-        return Shares.of(values)
+
+def _interest(categories: tuple[str, ...], text: str | None) -> Shares:
+    values = category_matrix([text], categories)
+    values.setflags(write=False)
+    return Shares.of(values)
 
 
 def live_session(session: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

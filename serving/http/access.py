@@ -106,6 +106,8 @@ class Access:
         """
         if not (self._is_local_bind and self._ring.is_empty and scope.get("client")):
             return False
+        if scope.get("http_version") == "1.0":  # what proxies speak that name neither themselves nor the client
+            return False
         origin = headers.get(b"origin")
         names = [_name(headers.get(b"host", b"")), *([_name(origin.partition(b"://")[2])] if origin else [])]
         is_direct = not any(header in headers for header in _FORWARDED)

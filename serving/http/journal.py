@@ -8,6 +8,7 @@ import json
 import logging
 import secrets
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -65,10 +66,11 @@ class Journal:
 
     def flush(self) -> None:
         """Write the lines of the last moment, in one go: one by one they would cost as much as their making."""
-        if self._lines:
-            sys.stdout.write("\n".join(self._lines) + "\n")
-            sys.stdout.flush()
-            self._lines.clear()
+        lines, self._lines = self._lines, []
+        if lines:
+            with suppress(OSError):  # a full disk or a closed pipe costs these lines, and no request
+                sys.stdout.write("\n".join(lines) + "\n")
+                sys.stdout.flush()
 
     def failure(self, request_id: str, route: str) -> None:
         """Write down the exception under way, whole: the client is told nothing of it."""

@@ -177,6 +177,18 @@ def test_a_service_that_others_reach_is_closed_without_a_key(tmp_path: Path, hos
     for peer in (("10.0.0.9", 1), None):
         with pytest.raises(Problem, match="send an API key"):
             Access(ring, "127.0.0.1").admit(local | {"client": peer}, headers)
+    with pytest.raises(Problem, match="send an API key"):  # as proxies speak that name nobody
+        Access(ring, "127.0.0.1").admit(local | {"http_version": "1.0"}, headers)
+
+
+def test_a_file_of_keys_that_goes_away_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys.sqlite"
+    key = KeyStore(path).create("shop", frozenset({"read"}), "ada")
+    ring = KeyRing(path)
+    path.unlink()
+    ring.refresh()
+    assert not ring.is_empty
+    assert ring.find(key)
 
 
 def test_scopes_hold_what_they_say() -> None:

@@ -142,6 +142,26 @@ def test_who_comes_when_all_are_busy_gets_a_valid_slate_at_once(open_process: Ca
     assert len(process.logged()) == 90, "a quick answer is logged like any other"
 
 
+def test_quick_slates_of_a_page_share_no_banner(open_process: Callable[..., Process]) -> None:
+    process = open_process(slates_waiting=0)
+    body = {"visitor_id": "v000123", "placements": [{"placement": PLACE, "n": 4} for _ in range(2)]}
+    (answer,) = process.ask(RecommendRequest.model_validate(body))
+    shown = [banner.banner_id for one in answer.answers for banner in one.slate]
+    assert len(shown) == len(set(shown)) == 8
+
+
+def test_counts_found_as_they_were_change_no_board(open_process: Callable[..., Process]) -> None:
+    """A board is written down whole for explanations, so there is a new one only when something is new."""
+    process = open_process()
+    standing = process.scorer.lineup.champion
+    board, read_at = standing.board, standing.board.counted_at
+    process.scorer._clock = lambda: NOON + timedelta(minutes=2)
+    standing._count_at = process.scorer.lineup._followed_at = -float("inf")
+    process.scorer.lineup.follow()
+    assert standing.board is board
+    assert board.counted_at != read_at
+
+
 def test_a_slate_comes_in_time_whatever_the_store_does(
     open_process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,8 +193,12 @@ class FullDisk:
 
 
 class SilentDisk:
+    def __init__(self) -> None:
+        self.waiting: list[Future[None]] = []
+
     def append_soon(self, lines: list[bytes]) -> Future[None]:
-        return Future()
+        self.waiting.append(Future())
+        return self.waiting[-1]
 
 
 @pytest.mark.parametrize(("disk", "told"), [(FullDisk(), "no space left"), (SilentDisk(), "took no impressions for")])
@@ -186,6 +210,8 @@ def test_nothing_is_shown_that_cannot_be_logged(
     process.responder = Responder(process.settings, process.scorer, disk)
     with pytest.raises(NotDurable, match=told):
         process.ask(request())
+    if isinstance(disk, SilentDisk):
+        assert [one.cancelled() for one in disk.waiting] == [True], "nobody may write it later"
     (answer,) = process.ask(request(place="nowhere"))
     assert answer.slate == [], "nothing to show needs no log"
 

@@ -168,6 +168,21 @@ def test_the_quick_answer_is_the_most_clicked_of_what_anybody_may_see(bundle: Bu
     )
 
 
+def test_what_stands_elsewhere_is_in_no_quick_answer_either(bundle: Bundle) -> None:
+    made = board(bundle)
+    first = ids(made, decide_quickly(made, inputs().ask, 3, Spent.none()))
+    assert not set(first) & set(ids(made, decide_quickly(made, inputs().ask, 3, Spent.none(), tuple(first))))
+
+
+def test_what_was_dropped_at_last_is_dropped_when_made_again(bundle: Bundle) -> None:
+    made = board(bundle)
+    decision = decide(made, inputs(n=4))
+    lost = ids(made, decision.slate)[1]
+    left = decide(made, replace(inputs(n=4), dropped=(lost, "gone")))
+    assert ids(made, left.slate) == ids(made, decision.without(frozenset({1})).slate)
+    assert lost not in ids(made, left.slate)
+
+
 def test_a_decision_without_some_moves_the_rest_up(bundle: Bundle) -> None:
     made = board(bundle)
     decision = decide(made, inputs(n=4))
