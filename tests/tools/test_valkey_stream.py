@@ -632,7 +632,6 @@ def test_no_kill_of_server_or_writer_loses_what_was_acknowledged(
             server.start()
     ended.set()
     drainer.join()
-    assert (settings.log / "stream" / "valkey.jsonl").stat().st_size > 0, "there was something to drain meanwhile"
     with valkey(port=port, data_dir=tmp_path / "valkey", persist=True, **DURABLE) as server:
         feed.stop()
         load_pending(settings)

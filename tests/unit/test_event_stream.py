@@ -55,15 +55,18 @@ def test_appends_that_wait_share_one_write_and_too_many_are_refused(
 ) -> None:
     stream = EventStream(tmp_path, "w0")
     writes: list[int] = []
-    may_write, write = threading.Event(), stream._write
+    begun, may_write, write = threading.Event(), threading.Event(), stream._write
 
     def slow(data: bytes, is_kept: bool = True) -> None:
+        begun.set()
         may_write.wait(10)
         writes.append(len(data))
         write(data, is_kept)
 
     monkeypatch.setattr(stream, "_write", slow)
-    waiting = [stream.append_soon([b'{"event_id": "e%d"}\n' % n]) for n in range(500)]
+    waiting = [stream.append_soon([b'{"event_id": "e0"}\n'])]
+    assert begun.wait(10)
+    waiting += [stream.append_soon([b'{"event_id": "e%d"}\n' % n]) for n in range(1, 500)]
     monkeypatch.setattr(event_stream, "MOST_WAITING_BYTES", 1000)
     with pytest.raises(TryAgain, match="wait for the disk"):
         stream.append_soon([b"{}\n"])
