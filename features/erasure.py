@@ -12,6 +12,7 @@ from marquee.parquet import rewrite_parquet, rows_of
 from marquee.person import Person
 from marquee.settings import Settings
 from marquee.sqlite import BUSY_SECONDS, delete_from_sqlite, erase_from_sqlite
+from marquee.valkey import connect
 
 PROJECT: Final = b"marquee"
 """Feast's project, behind each of its keys in Valkey."""
@@ -120,13 +121,7 @@ def _has_valkey(settings: Settings) -> bool:
 
 
 def _valkey(settings: Settings, seconds: float = BUSY_SECONDS) -> Any:
-    import redis
-
-    assert settings.valkey_url is not None
-    try:
-        return _Client(redis.Redis.from_url(settings.valkey_url.get_secret_value(), socket_timeout=seconds))
-    except ValueError:
-        raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
+    return _Client(connect(settings, "online_store = valkey", seconds, retries=1))
 
 
 class _Client:

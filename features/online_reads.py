@@ -5,9 +5,7 @@ Feast's own way takes a millisecond of Python a visitor; a page view has a few i
 
 from __future__ import annotations
 
-import sqlite3
 import struct
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
@@ -22,8 +20,10 @@ from features.encoding import FLOAT
 from features.encoding import entity_keys as serialised_keys
 from features.freshness import TTL
 from features.patience import REQUEST_SECONDS, Pause
-from marquee.errors import SettingsError, TryAgain
+from marquee.errors import TryAgain
 from marquee.settings import Settings
+from marquee.sqlite_file import SqliteFile
+from marquee.valkey import connect
 
 PROJECT: Final = "marquee"
 _LENGTH: Final = struct.Struct("<I")
@@ -67,8 +67,8 @@ class SqliteReads:
 
     def __init__(self, settings: Settings, reads: Mapping[str, tuple[str, ...]]) -> None:
         self._file = settings.features / "online.db"
-        self._reads, self._pause, self._lock = reads, Pause(), threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._reads, self._pause = reads, Pause()
+        self._opened = SqliteFile(self._file, TryAgain, REQUEST_SECONDS, is_read_only=True)
         parts = [
             f"select '{view}', feature_name, value, event_ts "  # noqa: S608 - names are the contract's
             f'from "{PROJECT}_{view}" where entity_key = ?1 and feature_name in {_listed(fields)}'
@@ -79,9 +79,9 @@ class SqliteReads:
     def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
         """See ``VisitorReads``."""
         try:
-            with self._pause.after(sqlite3.Error, OSError), self._lock:
-                rows = self._opened().execute(self._query, (_key(visitor_id),)).fetchall()
-        except (sqlite3.Error, OSError) as error:
+            with self._pause.after(TryAgain), self._opened.taken() as connection:
+                rows = connection.execute(self._query, (_key(visitor_id),)).fetchall()
+        except TimeoutError as error:
             raise TryAgain(f"{self._file}: {error}") from error
         stamps: dict[str, int] = {}
         values: dict[str, dict[str, bytes]] = {view: {} for view in self._reads}
@@ -91,31 +91,14 @@ class SqliteReads:
 
     def close(self) -> None:
         """See ``VisitorReads``."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            uri = f"{self._file.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(uri, uri=True, timeout=REQUEST_SECONDS, check_same_thread=False)
-        return self._connection
+        self._opened.close()
 
 
 class ValkeyReads:
     """See ``VisitorReads``. One round trip."""
 
     def __init__(self, settings: Settings, reads: Mapping[str, tuple[str, ...]]) -> None:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        if settings.valkey_url is None:
-            raise SettingsError("online_store is valkey, so valkey_url must be set: redis://host:6379")
-        url, patience = settings.valkey_url.get_secret_value(), REQUEST_SECONDS
-        retry = Retry(NoBackoff(), 0)
-        self._client = Redis.from_url(url, socket_timeout=patience, socket_connect_timeout=patience, retry=retry)
+        self._client = connect(settings, "online_store = valkey", REQUEST_SECONDS)
         self._reads, self._pause = reads, Pause()
         self._fields = {
             view: [f"_ts:{view}".encode(), *(_mmh3(f"{view}:{name}") for name in fields)]
@@ -126,10 +109,10 @@ class ValkeyReads:
         """See ``VisitorReads``."""
         from redis.exceptions import RedisError
 
-        key: Any = _key(visitor_id) + PROJECT.encode()
+        key = _key(visitor_id) + PROJECT.encode()
         try:
             with self._pause.after(RedisError, OSError):
-                answers: Any = self._client.hmget(key, [name for names in self._fields.values() for name in names])
+                answers = self._client.hmget(key, [name for names in self._fields.values() for name in names])
         except (RedisError, OSError) as error:
             raise TryAgain(f"valkey: {error}") from error
         found: Found = []

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +12,9 @@ import msgspec
 from features.session import current_session, encode
 from features.session_states import RETENTION_HOURS, VISITORS_AT_ONCE, Events, SessionStoreError, Tally, state_of
 from marquee.settings import Settings
+from marquee.sqlite_file import SqliteFile, transaction
 
+BUSY_SECONDS: Final = 5.0
 PRUNE_SECONDS: Final = 600.0
 PRUNED_AT_ONCE: Final = 10_000
 """Parts; others may write in between."""
@@ -52,7 +50,9 @@ class SqliteSessions:
 
     def __init__(self, settings: Settings) -> None:
         self.file: Final = settings.features / "sessions.sqlite"
-        self._reader, self._writer = _Connection(self.file), _Connection(self.file)
+        self._reader, self._writer = (
+            SqliteFile(self.file, SessionStoreError, BUSY_SECONDS, _prepare) for _ in range(2)
+        )
         self._tally = Tally()
         self._pruned_at = -PRUNE_SECONDS
 
@@ -104,7 +104,7 @@ class SqliteSessions:
         """Make one part of all that each visitor has."""
         if not visitor_ids:
             return
-        with self._writer.taken() as connection, _transaction(connection):
+        with self._writer.taken() as connection, transaction(connection):
             for visitor_id in visitor_ids:
                 parts, touched_at = connection.execute(PARTS, [visitor_id]).fetchone()
                 if parts:  # else forgotten a moment ago
@@ -132,67 +132,22 @@ class SqliteSessions:
             return [visitor_id for (visitor_id,) in connection.execute(query, values)]
 
 
-class _Connection:
-    """One connection for whichever threads come, one at a time; a pool's threads come and go."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[sqlite3.Connection]:
-        """The connection, opened if it is not; SQLite's errors as ours."""
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise SessionStoreError(f"{self._file}: {error}") from error
-
-    def close(self) -> None:
-        """Close it; the next use opens another."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit, so that transactions are ours alone.
-        connection = sqlite3.connect(self._file, timeout=5, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            connection.execute("pragma synchronous = normal")
-            connection.execute("pragma secure_delete = on")
-            # Visitors come in no order: what is written again and again should reach the file once in a while only.
-            connection.execute(f"pragma cache_size = -{CACHE_KB}")
-            connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
-            connection.executescript(SCHEMA)
-            _take_over(connection)
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("begin immediate")
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.execute("commit")
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
+    connection.execute("pragma secure_delete = on")
+    # Visitors come in no order: what is written again and again should reach the file once in a while only.
+    connection.execute(f"pragma cache_size = -{CACHE_KB}")
+    connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
+    connection.executescript(SCHEMA)
+    _take_over(connection)
 
 
 def _take_over(connection: sqlite3.Connection) -> None:
     """What version 0.2 kept as one state a visitor is a part now."""
     old = "select 1 from sqlite_master where name = 'visitor_sessions'"
     if connection.execute(old).fetchone():
-        with _transaction(connection):
+        with transaction(connection):
             if connection.execute(old).fetchone():  # and no other process was faster
                 states = "select visitor_id, state, touched_at from visitor_sessions"
                 connection.execute(f"insert into visitor_parts {states}")

@@ -10,8 +10,8 @@ from typing import Any, Final
 from features.patience import REQUEST_SECONDS, Pause
 from features.session import VisitorState, current_session, encode
 from features.session_states import RETENTION_HOURS, Events, SessionStoreError, Tally, state_of
-from marquee.errors import SettingsError
 from marquee.settings import Settings
+from marquee.valkey import connect
 
 APPEND: Final = """
 for i, key in ipairs(KEYS) do
@@ -50,13 +50,8 @@ class ValkeySessions:
     def __init__(self, settings: Settings) -> None:
         import redis
 
-        if settings.valkey_url is None:
-            raise SettingsError("setting valkey_url is missing, which online_store = valkey needs")
-        url = settings.valkey_url.get_secret_value()
-        try:
-            self._client, self._hasty = _client(url, FEED_SECONDS, 1), _client(url, REQUEST_SECONDS, 0)
-        except ValueError:
-            raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
+        self._client = connect(settings, "online_store = valkey", FEED_SECONDS, retries=1)
+        self._hasty = connect(settings, "online_store = valkey", REQUEST_SECONDS)
         self._errors = redis.RedisError
         self._pause = Pause()
         self._append, self._replace, self._move = map(self._client.register_script, (APPEND, FOLD, COMPARE_AND_SET))
@@ -116,13 +111,3 @@ class ValkeySessions:
             yield
         except (self._errors, OSError) as error:
             raise SessionStoreError(f"valkey: {error}") from error
-
-
-def _client(url: str, seconds: float, retries: int) -> Any:
-    """A client with little patience: redis-py's own is many seconds."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    retry = Retry(NoBackoff(), retries)
-    return redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry)

@@ -6,27 +6,22 @@ import fcntl
 import json
 import os
 import re
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ingestion.batch import BATCH_ROWS, Batch, Rejected, check_event, records
+from ingestion.group_commit import GroupCommit, naive_utc
 from marquee import contract
 from marquee.erasures import ERASED
-from marquee.errors import MarqueeError, TryAgain
+from marquee.errors import MarqueeError
 
-MOST_WAITING_BYTES: Final = 16 << 20
-"""What may wait for the disk before appends are refused."""
-AGAIN_SECONDS: Final = 1.0
-"""After an error, how often the disk is tried without events."""
 TRIAL_BYTES: Final = 1 << 16
 
 
-class EventStream:
+class EventStream(GroupCommit):
     """One writer's durable file of single events.
 
     Any thread may append: what arrives while the disk is busy shares the next write and fsync. The file is locked
@@ -54,89 +49,20 @@ class EventStream:
         os.ftruncate(self._descriptor, self._offset)
         sync(self.file)
         sync(folder)
-        self._waiting: list[tuple[bytes, Future[None]]] = []
-        self._waiting_bytes = 0
-        self._changed = threading.Condition()
-        self._is_closed = False
-        self._last_error: str | None = None
-        self._writer = threading.Thread(target=self._run, name="event-stream", daemon=True)
-        self._writer.start()
+        super().__init__(str(self.file), "disk")
+        self._thread.start()
 
-    def append(self, events: list[dict[str, Any]]) -> None:
-        """Store events; returns once they are durable.
+    def _store(self, appends: Sequence[bytes]) -> None:
+        self._write(b"".join(appends))
 
-        Raises:
-            MarqueeError: the disk is full or failed; none of these events was stored.
-            TryAgain: more waits for the disk than may wait; nothing was stored.
-            ValueError, TypeError: an event cannot be written as JSON; nothing was stored.
-        """
-        self.append_soon([event_line(event) for event in events]).result()
+    def _try(self) -> None:
+        self._write(b" " * TRIAL_BYTES, is_kept=False)
 
-    def append_soon(self, lines: list[bytes]) -> Future[None]:
-        """Store lines, each one event and its newline, without waiting.
-
-        Returns:
-            Done once all of them are durable; fails with a ``MarqueeError`` when none of them was stored.
-
-        Raises:
-            TryAgain: more waits for the disk than may wait; nothing was stored.
-            MarqueeError: the stream is closed; nothing was stored.
-        """
-        data = b"".join(lines)
-        done: Future[None] = Future()
-        with self._changed:
-            if self._is_closed:
-                raise MarqueeError(f"{self.file}: events were not stored: the stream is closed")
-            if self._waiting_bytes + len(data) > MOST_WAITING_BYTES and self._waiting:
-                raise TryAgain(f"{self.file}: {self._waiting_bytes:,} bytes wait for the disk; send the events again")
-            self._waiting.append((data, done))
-            self._waiting_bytes += len(data)
-            self._changed.notify()
-        return done
-
-    @property
-    def error(self) -> str | None:
-        """Why the last write failed; ``None`` when it did not, or nothing was written yet."""
-        return self._last_error
-
-    def close(self) -> None:
-        """Write what waits, then release the file."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._writer.join()
+    def _release(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             self._owner.close()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                again = AGAIN_SECONDS if self._last_error else None
-                is_awaited = self._changed.wait_for(lambda: self._waiting or self._is_closed, again)
-                waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            if is_awaited and not waiting:
-                return
-            # Who no longer waits has told somebody that nothing was stored.
-            group = [one for one in waiting if one[1].set_running_or_notify_cancel()]
-            # Who is sent no events because of an error would never see that it is over.
-            error = self._stored(b"".join(data for data, _ in group), is_trial=not is_awaited)
-            for _, done in group:
-                done.set_exception(error) if error else done.set_result(None)
-
-    def _stored(self, data: bytes, is_trial: bool) -> MarqueeError | None:
-        """Make lines durable; why that failed, whatever it was, for somebody waits to hear it."""
-        try:
-            if is_trial or data:
-                self._write(b" " * TRIAL_BYTES if is_trial else data, is_kept=not is_trial)
-        except Exception as error:
-            self._last_error = str(error)
-            told = MarqueeError(f"{self.file}: events were not stored: {error}")
-            told.__cause__ = error
-            return told
-        self._last_error = None
-        return None
 
     def _write(self, data: bytes, is_kept: bool = True) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -155,15 +81,6 @@ class EventStream:
                     os.ftruncate(self._descriptor, self._offset)
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-
-def event_line(event: dict[str, Any]) -> bytes:
-    """An event as a line of a stream.
-
-    Raises:
-        ValueError, TypeError: a value has no place in JSON.
-    """
-    return (json.dumps(event, default=_json, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +150,7 @@ def parse_event(line: bytes) -> dict[str, Any]:
 
 def _typed(name: str, kind: contract.ColumnType, value: Any) -> Any:
     if kind == "timestamp" and isinstance(value, str):
-        return _naive_utc(datetime.fromisoformat(value))
+        return naive_utc(datetime.fromisoformat(value))
     if kind == "string" and isinstance(value, str):
         value.encode()  # a lone surrogate is no text; the UnicodeEncodeError is a ValueError
         return value
@@ -241,16 +158,6 @@ def _typed(name: str, kind: contract.ColumnType, value: Any) -> Any:
     if (kind in ("int", "float") and is_number) or (kind == "float" and isinstance(value, float)):
         return value
     raise ValueError(f"{name} {value!r} is not a {kind}")
-
-
-def _naive_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-
-
-def _json(value: object) -> str:
-    if isinstance(value, datetime):
-        return _naive_utc(value).isoformat()
-    raise TypeError(f"{value!r} cannot be stored in an event")
 
 
 def _lines(stream: BinaryIO, stop: int) -> Iterator[bytes]:

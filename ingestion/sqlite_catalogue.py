@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from ingestion.catalogue_changes import (
@@ -23,6 +21,7 @@ from ingestion.catalogue_changes import (
     restored,
 )
 from marquee.settings import Settings
+from marquee.sqlite_file import SqliteFile, transaction
 
 BUSY_SECONDS: Final = 10.0
 SCHEMA: Final = """
@@ -49,7 +48,9 @@ class SqliteCatalogue:
 
     def __init__(self, settings: Settings) -> None:
         self.file: Final = settings.home / "catalogue.sqlite"
-        self._reader, self._writer = _Connection(self.file), _Connection(self.file)
+        self._reader, self._writer = (
+            SqliteFile(self.file, CatalogueStoreError, BUSY_SECONDS, _prepare) for _ in range(2)
+        )
         self._lock = threading.Lock()
         self._managed = Managed()
 
@@ -60,7 +61,7 @@ class SqliteCatalogue:
 
     def read(self) -> Managed:
         """See ``CatalogueStore``."""
-        with self._reader.taken() as connection, _transaction(connection, "begin"):
+        with self._reader.taken() as connection, transaction(connection, "begin"):
             return self._read(connection)
 
     def change(
@@ -74,7 +75,7 @@ class SqliteCatalogue:
         """See ``CatalogueStore``."""
         if not changes:
             return self.version()
-        with self._writer.taken() as connection, _transaction(connection, "begin immediate"):
+        with self._writer.taken() as connection, transaction(connection):
             managed = self._read(connection)
             writes, version = decide(managed, changes, known or {}, cascade), managed.version + 1
             connection.executemany(UPSERT, [_row(write.stored(version)) for write in writes])
@@ -111,55 +112,10 @@ class SqliteCatalogue:
             return last
 
 
-class _Connection:
-    """One connection for whichever threads come, one at a time."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[sqlite3.Connection]:
-        """The connection, opened if it is not; SQLite's errors as ours."""
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise CatalogueStoreError(f"{self._file}: {error}") from error
-
-    def close(self) -> None:
-        """Close it; the next use opens another."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit, so that transactions are ours alone.
-        connection = sqlite3.connect(self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            connection.execute("pragma synchronous = full")
-            connection.executescript(f"begin immediate; {SCHEMA} commit;")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
-    connection.execute(begin)
-    try:
-        yield
-        connection.execute("commit")
-    except BaseException:
-        connection.rollback()
-        raise
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = full")
+    connection.executescript(f"begin immediate; {SCHEMA} commit;")
 
 
 def _version(connection: sqlite3.Connection) -> int:

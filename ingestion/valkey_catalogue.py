@@ -20,8 +20,8 @@ from ingestion.catalogue_changes import (
     decide,
     restored,
 )
-from marquee.errors import SettingsError
 from marquee.settings import Settings
+from marquee.valkey import connect
 
 SECONDS: Final = 5.0
 """How long an answer is waited for; only those who change or follow the catalogue wait, never a page view."""
@@ -58,18 +58,9 @@ class ValkeyCatalogue:
 
     def __init__(self, settings: Settings) -> None:
         import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
-        if settings.valkey_url is None:
-            raise SettingsError("setting valkey_url is missing, which online_store = valkey needs")
-        url = settings.valkey_url.get_secret_value()
-        limits: dict[str, Any] = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS}
-        try:
-            # Over a dropped connection a change may be made twice, which comes to the same and is twice in the audit.
-            self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 1), **limits)
-        except ValueError:
-            raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
+        # Over a dropped connection a change may be made twice, which comes to the same and is twice in the audit.
+        self._client = connect(settings, "online_store = valkey", SECONDS, retries=1)
         self._errors, self._refusal = redis.RedisError, redis.ResponseError
         self._read_script, self._write_script = self._client.register_script(READ), self._client.register_script(WRITE)
         self._lock = threading.Lock()
@@ -78,7 +69,7 @@ class ValkeyCatalogue:
     def version(self) -> int:
         """See ``CatalogueStore``."""
         with self._told():
-            return int(self._client.get(self.KEYS[0]) or 0)  # type: ignore[arg-type]
+            return int(self._client.get(self.KEYS[0]) or 0)
 
     def read(self) -> Managed:
         """See ``CatalogueStore``."""
@@ -115,7 +106,7 @@ class ValkeyCatalogue:
     def audit(self, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
         """See ``CatalogueStore``."""
         with self._told():
-            total = int(self._client.llen(self.KEYS[3]))  # type: ignore[arg-type]
+            total = int(self._client.llen(self.KEYS[3]))
             end = total if before is None else max(0, min(total, before - 1))
             first = max(0, end - limit)
             lines: Any = self._client.lrange(self.KEYS[3], first, end - 1) if first < end else []

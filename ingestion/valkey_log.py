@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
-from marquee.errors import SettingsError, TryAgain
+from marquee.errors import TryAgain
 from marquee.settings import Settings
+from marquee.valkey import connect
 
 KEY: Final = "marquee:log"
 FIELD: Final = b"lines"
@@ -42,17 +43,9 @@ def connect_valkey(settings: Settings, seconds: float) -> Any:
     from redis.backoff import ExponentialWithJitterBackoff
     from redis.retry import Retry
 
-    if settings.valkey_url is None:
-        raise SettingsError("setting valkey_url is missing, which event_log = valkey needs")
     # Not after a timeout: whoever waits has waited long enough.
     retry = Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.05), 2, supported_errors=(redis.ConnectionError,))
-    url = settings.valkey_url.get_secret_value()
-    try:
-        return redis.Redis.from_url(
-            url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=retry, protocol=2
-        )
-    except ValueError:
-        raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
+    return connect(settings, "event_log = valkey", seconds, retry=retry, protocol=2)
 
 
 @contextmanager

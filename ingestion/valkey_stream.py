@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ingestion.event_stream import event_line
+from ingestion.group_commit import GroupCommit
 from ingestion.valkey_log import FIELD, KEY, EventLogDown, connect_valkey, create_groups, plain_errors
-from marquee.errors import MarqueeError, TryAgain
+from marquee.errors import MarqueeError
 from marquee.settings import Settings
 
 DURABLE_SECONDS: Final = 1.5
 ANSWER_SECONDS: Final = 2.0
-AGAIN_SECONDS: Final = 1.0
-"""After an error, how often the server is tried without events."""
-MOST_WAITING_BYTES: Final = 16 << 20
-"""What may wait for the server before appends are refused."""
 ENTRY_BYTES: Final = 256 << 10
 """What appends are joined up to; a larger one stands alone."""
 MEGABYTE: Final = 1 << 20
@@ -25,7 +19,7 @@ TURN_ON: Final = "start it with --appendonly yes --appendfsync always"
 """How to make a server keep what it acknowledges."""
 
 
-class ValkeyStream:
+class ValkeyStream(GroupCommit):
     """One writer of the stream that all service machines share; see ``EventStream``.
 
     Threads may append at once: what waits together is sent together and shares one wait for the server's disk.
@@ -42,96 +36,26 @@ class ValkeyStream:
             _require_durable(self._client)
             create_groups(self._client)
             self._size: int = self._client.memory_usage(KEY) or 0
-        self._waiting: list[tuple[bytes, Future[None]]] = []
-        self._waiting_bytes = 0
-        self._is_closed = False
-        self._last_error: str | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="valkey-stream", daemon=True)
+        super().__init__("valkey", "server")
         self._thread.start()
 
-    def append(self, events: list[dict[str, Any]]) -> None:
-        """Store events; returns once they are durable.
+    def _store(self, appends: Sequence[bytes]) -> None:
+        with plain_errors():
+            self._require_room()
+            self._send(appends)
 
-        Raises:
-            MarqueeError: they were not stored, or nobody knows; they may be sent again (see ``append_soon``).
-            ValueError, TypeError: an event cannot be written as JSON; nothing was stored.
-        """
-        self.append_soon([event_line(event) for event in events]).result()
+    def _try(self) -> None:
+        self._store([])
 
-    def append_soon(self, lines: list[bytes]) -> Future[None]:
-        """Store lines, all or none, each one event and its newline, without waiting.
-
-        Returns:
-            Done once all of them are durable; fails with a ``MarqueeError`` when that is not known. After a timeout or
-            a lost connection they may stand in the stream all the same: to send them again is harmless, for an
-            event_id counts once.
-
-        Raises:
-            TryAgain: more waits for the server than may wait; nothing was stored.
-            MarqueeError: the stream is closed; nothing was stored.
-        """
-        data = b"".join(lines)
-        done: Future[None] = Future()
-        with self._changed:
-            if self._is_closed:
-                raise MarqueeError("valkey: events were not stored: the stream is closed")
-            if self._waiting_bytes + len(data) > MOST_WAITING_BYTES and self._waiting:
-                raise TryAgain(f"valkey: {self._waiting_bytes:,} bytes wait for the server; send the events again")
-            self._waiting.append((data, done))
-            self._waiting_bytes += len(data)
-            self._changed.notify()
-        return done
-
-    @property
-    def error(self) -> str | None:
-        """Why events are not stored now; ``None`` when they are, as far as is known."""
-        return self._last_error
-
-    def close(self) -> None:
-        """Store what waits, then release the connection."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+    def _release(self) -> None:
         self._client.close()
 
-    def _run(self) -> None:
-        while True:
-            waiting = self._take()
-            if not waiting and self._is_closed:
-                return
-            error = self._stored([data for data, _ in waiting])
-            self._last_error = str(error) if error else None
-            for _, done in waiting:
-                # Who no longer waits may have cancelled; the lines are durable all the same.
-                if done.set_running_or_notify_cancel():
-                    done.set_exception(error) if error else done.set_result(None)
-
-    def _stored(self, appends: list[bytes]) -> MarqueeError | None:
-        """Make appends durable; why that failed, whatever it was, for somebody waits to hear it."""
-        try:
-            with plain_errors():
-                self._require_room()
-                self._send(appends)
-        except MarqueeError as error:
+    def _told(self, error: Exception) -> MarqueeError:
+        if isinstance(error, MarqueeError):
             return error
-        except Exception as error:
-            return EventLogDown(f"valkey: events were not stored: {error!r}")
-        return None
+        return EventLogDown(f"valkey: events were not stored: {error!r}")
 
-    def _take(self) -> list[tuple[bytes, Future[None]]]:
-        """All that waits, as soon as something does; nothing once the stream is closed, or to try the server again.
-
-        Without that, a worker that is sent no events because of an error would never see that it is over.
-        """
-        with self._changed:
-            again = AGAIN_SECONDS if self._last_error else None
-            self._changed.wait_for(lambda: self._waiting or self._is_closed, again)
-            waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        return waiting
-
-    def _send(self, appends: list[bytes]) -> None:
+    def _send(self, appends: Sequence[bytes]) -> None:
         with self._client.pipeline(transaction=False) as pipeline:
             for lines in _entries(appends):
                 pipeline.xadd(KEY, {FIELD: lines})
@@ -152,7 +76,7 @@ class ValkeyStream:
             )
 
 
-def _entries(appends: list[bytes]) -> Iterator[bytes]:
+def _entries(appends: Sequence[bytes]) -> Iterator[bytes]:
     """Appends joined: the server stops for its disk after each 16 KB of commands, but only once in a large one."""
     joined: list[bytes] = []
     size = 0

@@ -8,14 +8,14 @@ import json
 import os
 import secrets
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 from itsdangerous import BadData, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
 
+from ingestion.group_commit import Lines
 from marquee.errors import MarqueeError
 from marquee.settings import Settings
 from serving.schemas import Event
@@ -128,13 +128,6 @@ def _own_secret(path: Path) -> str:
     if len(secret) < 32:
         raise MarqueeError(f"{path} holds no secret; delete it, and another is made: links out there end then")
     return secret
-
-
-class Lines(Protocol):
-    """Where events become durable."""
-
-    def append_soon(self, lines: list[bytes]) -> Future[None]:
-        """Done once they are; fails with ``MarqueeError`` when they are not."""
 
 
 class ClickLog:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import Counter, Histogram
 
+from ingestion.group_commit import Lines
 from marquee.errors import MarqueeError, TryAgain
 from marquee.settings import Settings
 from serving.decision_log import DecisionLog
@@ -37,13 +38,6 @@ SHED: Final = Counter("marquee_shed", "Requests that got the quick answer.", ["r
 
 class NotDurable(TryAgain):
     """The impressions of an answer could not be stored, so the answer is not given."""
-
-
-class Lines(Protocol):
-    """Where impressions become durable."""
-
-    def append_soon(self, lines: list[bytes]) -> Future[None]:
-        """Done once they are; fails with ``MarqueeError`` when they are not."""
 
 
 class Turn:

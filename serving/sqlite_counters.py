@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from marquee.settings import Settings
+from marquee.sqlite_file import SqliteFile, transaction
 from serving.showings import DAYS_KEPT, LOG, CountersError, Item, Limit, Reservation, Shows, Spent
 
 PRUNE_SECONDS: Final = 600.0
@@ -38,7 +36,7 @@ class SqliteCounters:
 
     def __init__(self, settings: Settings) -> None:
         self.file: Final = settings.home / "counters.sqlite"
-        self._reader, self._writer = _Connection(self.file), _Connection(self.file)
+        self._reader, self._writer = (SqliteFile(self.file, CountersError, WAIT_SECONDS, _prepare) for _ in range(2))
         self._pruned_at = -PRUNE_SECONDS
 
     def shows(self, key: str) -> Shows:
@@ -62,7 +60,7 @@ class SqliteCounters:
             return [frozenset()] * len(batch)
         if len(batch) == 1 and (alone := self._reserve_alone(batch[0])) is not None:
             return [alone]
-        with self._writer.taken() as connection, _transaction(connection):
+        with self._writer.taken() as connection, transaction(connection):
             ledger = _Ledger(connection)
             refused = [ledger.reserve(reservation) for reservation in batch]
             ledger.write()
@@ -223,53 +221,8 @@ def _parsed(text: str | None) -> list[Showing]:
     return found
 
 
-class _Connection:
-    """One connection for whichever threads come, one at a time."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[sqlite3.Connection]:
-        """The connection, opened if it is not; SQLite's errors as ours."""
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise CountersError(f"{self._file}: {error}") from error
-
-    def close(self) -> None:
-        """Close it; the next use opens another."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
-
-    def _open(self) -> sqlite3.Connection:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit, so that transactions are ours alone.
-        connection = sqlite3.connect(self._file, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            connection.execute("pragma synchronous = normal")
-            connection.execute("pragma secure_delete = on")
-            connection.executescript(SCHEMA)
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("begin immediate")
-    try:
-        yield
-        connection.execute("commit")
-    except BaseException:
-        connection.rollback()
-        raise
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
+    connection.execute("pragma secure_delete = on")
+    connection.executescript(SCHEMA)

@@ -9,8 +9,8 @@ from datetime import date, timedelta
 from typing import Any, Final
 
 from features.patience import REQUEST_SECONDS, Pause
-from marquee.errors import SettingsError
 from marquee.settings import Settings
+from marquee.valkey import connect
 from serving.showings import DAYS_KEPT, LOG, CountersError, Item, Limit, Reservation, Shows, Spent
 
 RESERVE: Final = """
@@ -149,12 +149,8 @@ class ValkeyCounters:
     def __init__(self, settings: Settings) -> None:
         import redis
 
-        if settings.valkey_url is None:
-            raise SettingsError("setting valkey_url is missing, which online_store = valkey needs")
-        try:
-            self._client = _client(settings.valkey_url.get_secret_value())
-        except ValueError:
-            raise SettingsError("setting valkey_url: expected redis://host:port/number") from None
+        # No second try: a showing must not be counted twice.
+        self._client = connect(settings, "online_store = valkey", REQUEST_SECONDS)
         self._errors = redis.RedisError
         self._pause = Pause()
         self._script = self._client.register_script(RESERVE)
@@ -247,15 +243,3 @@ def _item(reservation: Reservation, item: Item) -> dict[str, Any]:
 
 def _limit(limit: Limit) -> list[int | bool]:
     return [limit.most, limit.window, limit.block, limit.in_session]
-
-
-def _client(url: str) -> Any:
-    """A client with little patience and no second try: a showing must not be counted twice."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    retry = Retry(NoBackoff(), 0)
-    return redis.Redis.from_url(
-        url, socket_timeout=REQUEST_SECONDS, socket_connect_timeout=REQUEST_SECONDS, retry=retry
-    )

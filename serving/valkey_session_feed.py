@@ -9,7 +9,7 @@ from typing import Final
 
 from features.session_store import SessionStore
 from ingestion.event_stream import EventStream
-from ingestion.stream_choice import Stream
+from ingestion.group_commit import GroupCommit
 from ingestion.valkey_log import Entry, LogGroup, connect_valkey, create_groups, plain_errors
 from ingestion.valkey_stream import ValkeyStream
 from marquee.settings import Settings
@@ -57,7 +57,7 @@ class ValkeySessionFeed(Feed):
         self._is_open = True
 
 
-def open_session_feed(settings: Settings, store: SessionStore, stream: Stream) -> Feed:
+def open_session_feed(settings: Settings, store: SessionStore, stream: GroupCommit) -> Feed:
     """The feed that reads what this worker's stream is part of."""
     if isinstance(stream, EventStream):
         return SessionFeed(settings, store, stream.file)

@@ -24,7 +24,8 @@ from ingestion.deleted_events import delete_events
 from ingestion.event_export import read_chunks
 from ingestion.event_log import append_batches
 from ingestion.event_query import Wanted, newest_events, read_page, rows_of
-from ingestion.event_stream import EventStream, event_line
+from ingestion.event_stream import EventStream
+from ingestion.group_commit import event_line
 from marquee import contract
 from marquee.erasure_requests import request_erasure
 from marquee.errors import MarqueeError

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.event_forms import decode_lines, decode_report, encode_lines
-from ingestion.event_stream import event_line, parse_event
+from ingestion.event_stream import parse_event
+from ingestion.group_commit import event_line
 from marquee import contract
 from serving.http.events import _read_plain, read_events, read_report
 from serving.http.problems import Problem

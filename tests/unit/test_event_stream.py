@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ingestion import event_stream
+from ingestion import group_commit
 from ingestion.event_stream import EventStream
 from marquee.errors import MarqueeError, TryAgain
 
@@ -27,7 +27,7 @@ def stored(file: Path) -> list[str]:
 def test_a_stream_without_events_notices_that_the_disk_takes_them_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(group_commit, "AGAIN_SECONDS", 0.05)
     stream = EventStream(tmp_path, "w0")
     stream.append([view(1)])
     before = stream.file.read_bytes()
@@ -67,7 +67,7 @@ def test_appends_that_wait_share_one_write_and_too_many_are_refused(
     waiting = [stream.append_soon([b'{"event_id": "e0"}\n'])]
     assert begun.wait(10)
     waiting += [stream.append_soon([b'{"event_id": "e%d"}\n' % n]) for n in range(1, 500)]
-    monkeypatch.setattr(event_stream, "MOST_WAITING_BYTES", 1000)
+    monkeypatch.setattr(group_commit, "MOST_WAITING_BYTES", 1000)
     with pytest.raises(TryAgain, match="wait for the disk"):
         stream.append_soon([b"{}\n"])
     assert not any(one.done() for one in waiting)

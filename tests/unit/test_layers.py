@@ -25,7 +25,7 @@ ALLOWED = {
 }
 SERVING_TOO = (
     *("catalogue_store", "deleted_events", "event_export", "event_forms", "event_query", "event_stream"),
-    *("stream_choice", "valkey_log", "valkey_stream"),
+    *("group_commit", "stream_choice", "valkey_log", "valkey_stream"),
 )
 """Modules of ingestion that serving may import: where its events go, and where the managed catalogue is."""
 COMPOSITION_ROOT = {
