@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.exported_file import ExportedFile, copy_out
 from features.session import Categories, CategoryPeriod
 from marquee import contract
-from marquee.errors import NothingToDo
 from marquee.settings import Settings
 from marquee.warehouse import open_warehouse
-
-CHECK_SECONDS: Final = 1.0
 
 
 def categories_file(settings: Settings) -> Path:
@@ -30,50 +25,17 @@ def export_product_categories(settings: Settings) -> int:
     Raises:
         NothingToDo: the mart has not been built.
     """
-    import duckdb  # readers, the service among them, need no warehouse
-
     table = contract.PRODUCT_CATEGORY_PERIODS
-    target = categories_file(settings)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
     query = f"select {', '.join(table.names)} from marts.{table.name} order by {', '.join(table.key)}"  # noqa: S608
-    quoted = str(partial).replace("'", "''")
     with open_warehouse(settings) as warehouse:
-        try:
-            warehouse.execute(f"copy ({query}) to '{quoted}' (format parquet)")
-        except duckdb.CatalogException:
-            raise NothingToDo(f"there is no mart {table.name} yet: run transform_events") from None
-    partial.replace(target)
-    return int(pq.read_metadata(target).num_rows)
+        return copy_out(warehouse, query, categories_file(settings), table.name)
 
 
-class ProductCategories:
-    """The exported categories, read again when the file has been replaced; none while there is no file."""
+class ProductCategories(ExportedFile[Categories]):
+    """The exported categories: of each product, with the periods in which it has them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._file = categories_file(settings)
-        self._checked_at = -CHECK_SECONDS
-        self._read_of: tuple[int, int] | None = None
-        self._categories: Categories = {}
-
-    def now(self) -> Categories:
-        """The categories of each product, with the periods in which it has them.
-
-        Raises:
-            OSError, pyarrow.ArrowException: the file cannot be read; the last good one is kept for the next call.
-        """
-        if time.monotonic() - self._checked_at < CHECK_SECONDS:
-            return self._categories
-        self._checked_at = time.monotonic()
-        try:
-            found = self._file.stat()
-        except FileNotFoundError:
-            return self._categories
-        version = (found.st_ino, found.st_mtime_ns)
-        if version != self._read_of:
-            self._read_of = version  # a file that cannot be read is told of once, not once a second
-            self._categories = _read(self._file)
-        return self._categories
+        super().__init__(categories_file(settings), _read, {})
 
 
 def _read(file: Path) -> Categories:

@@ -6,8 +6,6 @@ Categories as of the newest event, prices, whether they can be had, and which ba
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +13,10 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
-from marquee.errors import NothingToDo
+from features.exported_file import ExportedFile, copy_out
 from marquee.settings import Settings
 from marquee.warehouse import open_warehouse
 
-CHECK_SECONDS: Final = 1.0
 RAW: Final = ("batches", "events", "products", "product_properties", "banner_products")
 # Raw tables are in the DuckDB file whatever dbt builds on; of the marts only some are.
 QUERY: Final = """
@@ -105,51 +102,18 @@ def export_products(settings: Settings) -> int:
     Raises:
         NothingToDo: the marts have not been built.
     """
-    import duckdb  # readers, the service among them, need no warehouse
-
-    target = products_file(settings)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    quoted = str(partial).replace("'", "''")
     with open_warehouse(settings) as warehouse:
         found = warehouse.execute("select table_name from duckdb_tables() where schema_name = 'raw'").fetchall()
         if not {(name,) for name in RAW} <= {*found}:
             return 0
-        try:
-            warehouse.execute(f"copy ({QUERY}) to '{quoted}' (format parquet)")
-        except duckdb.CatalogException:
-            raise NothingToDo("there is no mart product_category_periods yet: run transform_events") from None
-    partial.replace(target)
-    return int(pq.read_metadata(target).num_rows)
+        return copy_out(warehouse, QUERY, products_file(settings), "product_category_periods")
 
 
-class ShopProducts:
-    """The exported products, read again when the file has been replaced; none while there is no file."""
+class ShopProducts(ExportedFile[Products]):
+    """The exported products."""
 
     def __init__(self, settings: Settings) -> None:
-        self._file = products_file(settings)
-        self._checked_at = -CHECK_SECONDS
-        self._read_of: tuple[int, int] | None = None
-        self._products = Products()
-
-    def now(self) -> Products:
-        """The products; the same object as before unless the file has been replaced.
-
-        Raises:
-            OSError, pyarrow.ArrowException: the file cannot be read; the last good one is kept for the next call.
-        """
-        if time.monotonic() - self._checked_at < CHECK_SECONDS:
-            return self._products
-        self._checked_at = time.monotonic()
-        try:
-            found = self._file.stat()
-        except FileNotFoundError:
-            return self._products
-        version = (found.st_ino, found.st_mtime_ns)
-        if version != self._read_of:
-            self._read_of = version  # a file that cannot be read is told of once, not once a second
-            self._products = _read(self._file)
-        return self._products
+        super().__init__(products_file(settings), _read, Products())
 
 
 def _read(file: Path) -> Products:

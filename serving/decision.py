@@ -13,7 +13,7 @@ from features.matrix import BANNER_COUNTS, Floats, smoothed_rate
 from features.moments import Moment
 from marquee.policy import Ints
 from serving.live_catalogue import Live
-from serving.recommend import Allowed, Placed, Ranked, draw, rank, request_rng
+from serving.recommend import Allowed, Placed, Ranked, RequestChance, draw, rank
 from serving.rule import Ask, Rule
 from serving.rules import Rules
 from serving.showings import Shows, Spent
@@ -101,7 +101,7 @@ def decide(board: Board, inputs: Inputs, explain: bool = True) -> Decision:
     if not len(ranked.rows):
         return Decision([], codes, None)
     n = board.rules.slots(inputs.ask.placement_id, inputs.n)
-    rng = request_rng(f"{inputs.request_id}#{len(inputs.taken)}" if inputs.taken else inputs.request_id)
+    rng = RequestChance(f"{inputs.request_id}#{len(inputs.taken)}" if inputs.taken else inputs.request_id)
     slate = draw(board.bundle, ranked, n, inputs.visitor, board.counts, rng, explain, allowed)
     lost = {board.rows[banner] for banner in inputs.dropped if banner in board.rows}
     return Decision(slate, codes, ranked).without(frozenset(one.position for one in slate if one.row in lost))

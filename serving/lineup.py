@@ -30,7 +30,7 @@ from marquee.experiment import Arm, Experiment, assign, read_experiment
 from marquee.settings import Settings
 from serving.decision import Board
 from serving.live_catalogue import merge
-from serving.recommend import Allowed, recommend, request_rng
+from serving.recommend import Allowed, RequestChance, recommend
 from training import registry
 from training.bundle import Bundle, Context
 
@@ -82,7 +82,7 @@ class Standing:
         """Make an answer that nobody sees: what is worked out at the first one would make it late."""
         board, context = self.board, Context("", "unknown", np.datetime64(now, "us"))
         every = Allowed(np.ones(len(board.bundle.catalogue), dtype=bool))
-        recommend(board.bundle, context, 1, None, board.counts, request_rng("warm"), allowed=every)
+        recommend(board.bundle, context, 1, None, board.counts, RequestChance("warm"), allowed=every)
         with suppress(Exception):  # a store that is down is asked again by the first request
             self.reads.read("", now)
 

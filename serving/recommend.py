@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.matrix import BANNER_COUNTS
 from marquee.policy import Chance, Ints, draw_slate
 from serving.reasons import reasons
 from training.bundle import Bundle, Context
 from training.eligibility import eligible_banners
-
-NEW_SHARE: Final = 0.2
-"""Most of the candidates that may be there only because they are new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ def recommend(
     Args:
         visitor: raw features by name, or None: then context and popularity decide.
         banner_counts: [B] arrays of the banners' counts, NaN for one never shown.
-        rng: the draw's source of chance; ``request_rng`` makes it repeatable.
+        rng: the draw's source of chance; ``RequestChance`` makes it repeatable.
         explain: False leaves the reasons empty, for replays of many requests.
         allowed: what the shop's rules allow; without it calendar, status and placement decide.
     """
@@ -86,29 +82,9 @@ def rank(
     allowed: Allowed,
 ) -> Ranked:
     """The banners that retrieval hands on, with their click probabilities; no rows when nothing may be shown."""
-    rows = _with_new(bundle, bundle.retrieve(visitor, allowed.mask, allowed.tiers), banner_counts, allowed)
+    rows = bundle.shortlist(visitor, allowed.mask, banner_counts, allowed.tiers)
     matrix = bundle.matrix(visitor, rows, banner_counts, context)
     return Ranked(rows, matrix, bundle.ranker.predict(matrix) if len(rows) else np.empty(0))
-
-
-def _with_new(bundle: Bundle, rows: Ints, banner_counts: dict[str, NDArray[np.float64]], allowed: Allowed) -> Ints:
-    """The rows with the farthest of them given up for banners hardly shown yet, which retrieval knows too little of.
-
-    Else a new banner that its tower puts far from everybody would never be shown, and never be known.
-    """
-    most = int(len(rows) * NEW_SHARE)
-    if not bundle.boost[0] or not most or len(rows) == np.count_nonzero(allowed.mask):
-        return rows
-    shown = banner_counts[BANNER_COUNTS[0]]
-    is_new = allowed.mask & ~(shown >= bundle.boost[1])
-    is_new[rows] = False
-    if allowed.tiers is not None:
-        is_new &= allowed.tiers >= allowed.tiers[rows].min()
-    new = np.flatnonzero(is_new)
-    if not len(new):
-        return rows
-    new = new[np.argsort(np.nan_to_num(shown[new]), kind="stable")[:most]]
-    return np.concatenate([rows[: len(rows) - len(new)], new])
 
 
 def draw(
@@ -161,8 +137,3 @@ class RequestChance(Chance):
             self._block += 1
         word, self._left = self._left[:8], self._left[8:]
         return (int.from_bytes(word, "big") >> 11) * 2.0**-53
-
-
-def request_rng(request_id: str) -> RequestChance:
-    """Chance seeded by the request's id, so that a logged draw can be replayed."""
-    return RequestChance(request_id)

@@ -260,12 +260,6 @@ class VisitorFeatures(BaseModel):
     )
 
 
-class Visitor(VisitorFeatures):
-    """What is known of a visitor now, and which segment that makes."""
-
-    segment: str | None = Field(description="The customer segment, where the features tell of one.")
-
-
 class Running(BaseModel):
     """What runs now."""
 

@@ -24,6 +24,8 @@ from training.towers import Towers, banner_inputs, visitor_inputs
 
 __all__ = ["FILES", "FORMAT", "Bundle", "Context", "bundle_files", "content_hash", "feature_service"]
 FORMAT = 3
+NEW_SHARE = 0.2
+"""Most of a shortlist that may be there only because it is new."""
 FILES = ("manifest.json", "towers.npz", "ranker.ubj", "calibration.json", "report.json")
 PRODUCTS = "products.npz"
 """Only in a bundle with a product model."""
@@ -94,6 +96,33 @@ class Bundle:
         order = np.argsort(farness, kind="stable") if tiers is None else np.lexsort((farness, -tiers.take(rows)))
         return rows[order[: self.candidates]]
 
+    def shortlist(
+        self,
+        visitor: dict[str, Any] | None,
+        eligible: NDArray[np.bool_],
+        banner_counts: dict[str, Floats],
+        tiers: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
+        """Rows that retrieval hands to the ranker, the farthest of them given up for banners hardly shown yet.
+
+        Else a new banner that its tower puts far from everybody would never be shown, and never be known. See
+        ``retrieve``.
+        """
+        rows = self.retrieve(visitor, eligible, tiers)
+        most = int(len(rows) * NEW_SHARE)
+        if not self.boost[0] or not most or len(rows) == np.count_nonzero(eligible):
+            return rows
+        shown = banner_counts[BANNER_COUNTS[0]]
+        is_new = eligible & ~(shown >= self.boost[1])
+        is_new[rows] = False
+        if tiers is not None:
+            is_new &= tiers >= tiers[rows].min()
+        new = np.flatnonzero(is_new)
+        if not len(new):
+            return rows
+        new = new[np.argsort(np.nan_to_num(shown[new]), kind="stable")[:most]]
+        return np.concatenate([rows[: len(rows) - len(new)], new])
+
     def matrix(
         self,
         visitor: dict[str, Any] | None,
@@ -136,7 +165,8 @@ class Bundle:
 
         By mean appeal where it has several rows.
         """
-        rows = self.retrieve(visitor, eligible_banners(self.catalogue, context.placement_id, context.at))
+        eligible = eligible_banners(self.catalogue, context.placement_id, context.at)
+        rows = self.shortlist(visitor, eligible, banner_counts)
         if not len(rows):
             return []
         scores = self.ranker.predict(self.matrix(visitor, rows, banner_counts, context))

@@ -61,7 +61,8 @@ def _served(
     counts = banner_counts(settings, bundle.catalogue, latest)
     for row in rows:
         visitor, context = raw_visitor(data, row), request_context(data, row)
-        candidates = bundle.retrieve(visitor, eligible_banners(bundle.catalogue, context.placement_id, latest))
+        eligible = eligible_banners(bundle.catalogue, context.placement_id, latest)
+        candidates = bundle.shortlist(visitor, eligible, counts)
         if len(candidates):
             matrix = bundle.matrix(visitor, candidates, counts, context)
             appeal = bundle.appeal(bundle.ranker.predict(matrix), candidates, counts)

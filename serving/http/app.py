@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request
@@ -22,7 +23,6 @@ from serving.http import (
     models,
     products,
     snippet,
-    visitor_card,
     visitors,
 )
 from serving.http.access import EVENTS, RECOMMEND, Access
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # Feast and XGBoost come with it, and BentoML's parent proces
     from serving.worker import Worker
 
 
-VERSION: Final = "0.2.0"
 BARE: Final = {404: "there is nothing at this path", 405: "this path takes another method"}
 
 
@@ -89,12 +88,17 @@ def application() -> Application:
 
 def _rest() -> FastAPI:
     app = FastAPI(
-        title="Marquee", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="Marquee",
+        version=version("marquee"),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     for kind in (Problem, MarqueeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _told)
     # The catalogue's paths of a product take whatever stands behind /products/, so they come last.
-    for one in (visitors, visitor_card, event_query, models, clicks, snippet, documents, products):
+    for one in (visitors, event_query, models, clicks, snippet, documents, products):
         app.include_router(one.router)
     app.include_router(catalogue.router, prefix="/v1")
 

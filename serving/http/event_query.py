@@ -16,7 +16,7 @@ from marquee import contract
 from marquee.settings import Settings
 from serving.http.exports import EXPORTS, Format, as_json, format_of
 from serving.http.problems import Problem, invalid
-from serving.http.visitor_card import ErasureState, erase_visitor
+from serving.http.visitors import ErasureState, erase_visitor
 from serving.schemas import Id, Kind
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
@@ -94,7 +94,6 @@ _CONTENT: Final[dict[str, Any]] = {
     summary="Read events",
     response_model=EventPage,
     responses={200: {"content": _CONTENT}},
-    openapi_extra={"x-scope": "read"},
 )
 def events(request: Request, asked: Annotated[EventQuery, Query()]) -> Response:
     """What was reported and logged, from the moment it was acknowledged; a repeated event once.
@@ -118,7 +117,6 @@ def events(request: Request, asked: Annotated[EventQuery, Query()]) -> Response:
     "",
     summary="Delete events",
     status_code=202,
-    openapi_extra={"x-scope": "admin"},
 )
 def delete(
     request: Request,
@@ -137,7 +135,7 @@ def delete(
     return _delete(request, body)
 
 
-@router.delete("/{event_id:path}", summary="Delete one event", status_code=202, openapi_extra={"x-scope": "admin"})
+@router.delete("/{event_id:path}", summary="Delete one event", status_code=202)
 def delete_one(
     request: Request, event_id: Annotated[str, Path(min_length=1, max_length=contract.LONGEST_ID)]
 ) -> Deleted:

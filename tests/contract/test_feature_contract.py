@@ -25,7 +25,7 @@ from marquee import contract
 from marquee.contract import LONGEST_ID
 from marquee.errors import BundleError
 from serving import schemas
-from serving.http.visitor_card import VisitorCard
+from serving.http.visitors import VisitorCard
 from training.calibration import Platt
 from training.ranker import Ranker
 

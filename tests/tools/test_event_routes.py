@@ -30,11 +30,11 @@ from marquee.forget import forget_pending
 from marquee.person import Person
 from marquee.settings import Settings
 from marquee.traces import find_visitor
-from serving.http import event_query, visitor_card
+from serving.http import event_query, visitors
 from serving.http.access import Principal
 from serving.http.middleware import problem_of
 from serving.http.problems import MEDIA_TYPE, faults, invalid
-from serving.http.visitor_card import affinities
+from serving.http.visitors import affinities
 
 pytestmark = pytest.mark.tools
 NOON = datetime(2026, 2, 2, 12)
@@ -69,7 +69,7 @@ def api(settings: Settings) -> Iterator[TestClient]:
     for kind in (Exception, RequestValidationError):
         app.add_exception_handler(kind, told)
     app.include_router(event_query.router)
-    app.include_router(visitor_card.router)
+    app.include_router(visitors.router)
     app.state.worker = SimpleNamespace(settings=settings)
 
     @app.middleware("http")

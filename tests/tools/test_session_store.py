@@ -600,7 +600,7 @@ def test_categories_come_with_the_file_and_change_with_it(
 ) -> None:
     import duckdb
 
-    monkeypatch.setattr("features.product_categories.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("features.exported_file.CHECK_SECONDS", 0.0)
     settings = copied(tmp_path / "home")
     categories_file(settings).unlink(missing_ok=True)
     categories = ProductCategories(settings)

@@ -13,7 +13,7 @@ import typer
 
 from marquee.catalogue import Campaign
 from marquee.cli import app
-from serving.http.visitor_card import ErasureState
+from serving.http.visitors import ErasureState
 from serving.product_schemas import ListedProduct, ProductList, ProductsRequest, SimilarAsked
 from serving.schemas import Accepted, Event, RecommendedBanner, RecommendRequest, RecommendResponse, VisitorRequest
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from features.matrix import BANNER_COUNTS, COUNTS, VISITOR_NUMBERS, Encoding
 from marquee import contract
 from serving.reasons import BEST, GROUPS, LEAST_SHARE, USED, reasons
-from serving.recommend import recommend, request_rng
+from serving.recommend import RequestChance, recommend
 from training.bundle import Bundle, Context
 from training.calibration import Platt
 from training.ranker import Ranker
@@ -128,7 +128,7 @@ def test_a_banner_pushed_by_taste_says_so_with_the_trees_own_number(taste: Bundl
 def test_a_slate_of_the_service_has_the_reasons_of_its_own_candidates(taste: Bundle) -> None:
     counts = {name: np.array([10.0, 10.0]) for name in BANNER_COUNTS}
     context = Context("home", "mobile", np.datetime64(NOON, "us"))
-    first, second = recommend(taste, context, 2, visitor(k1=0.8), counts, request_rng("r"))
+    first, second = recommend(taste, context, 2, visitor(k1=0.8), counts, RequestChance("r"))
     assert taste.catalogue.banner_ids[first.row] == "b1"
     assert first.reasons[0].startswith("80% of this visitor's recent interest is in Boots (+")
     assert not any("interest" in reason for reason in second.reasons)

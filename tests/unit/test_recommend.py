@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from features.matrix import BANNER_COUNTS, COUNTS, VISITOR_NUMBERS, Encoding
 from marquee import contract
 from marquee.policy import slate_propensities
-from serving.recommend import Placed, recommend, request_rng
+from serving.recommend import Placed, RequestChance, recommend
 from training.bundle import Bundle, Context
 from training.calibration import Platt
 from training.ranker import Ranker
@@ -98,7 +98,7 @@ def ask(
     made: Bundle, n: int, who: dict[str, Any] | None, request_id: str = "r1", place: str = "home", **other: Any
 ) -> list[Placed]:
     counts = {name: np.full(len(made.catalogue), np.nan) for name in BANNER_COUNTS}
-    return recommend(made, Context(place, "mobile", AT), n, who, counts, request_rng(request_id), **other)
+    return recommend(made, Context(place, "mobile", AT), n, who, counts, RequestChance(request_id), **other)
 
 
 def test_nothing_eligible_is_an_empty_slate_and_no_error() -> None:
@@ -135,7 +135,7 @@ def test_a_new_banner_is_raised_until_it_was_shown_often_enough() -> None:
     )
     for shown, first in ((np.nan, 2), (99.0, 2), (100.0, 0)):
         counts = {name: np.array([100.0, 100.0, shown]) for name in BANNER_COUNTS}
-        slate = recommend(made, Context("home", "mobile", AT), 1, visitor(bags=1.0), counts, request_rng("r1"))
+        slate = recommend(made, Context("home", "mobile", AT), 1, visitor(bags=1.0), counts, RequestChance("r1"))
         assert (slate[0].row, slate[0].propensity) == (first, 1.0)
         assert slate[0].score == pytest.approx(ask(made, 1, visitor(bags=1.0))[0].score)
 
