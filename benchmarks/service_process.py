@@ -93,7 +93,7 @@ def service(settings: Settings, target: str = PRODUCT, **variables: str) -> Iter
     with log.open("ab") as output:
         child = subprocess.Popen(
             _command(settings, target),
-            env=environment(settings) | _told(settings) | variables,
+            env=environment(settings) | _address(settings) | variables,
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -151,13 +151,9 @@ def _command(settings: Settings, target: str) -> list[str]:
     return [str(BIN / "bentoml"), "serve", target, *place]
 
 
-def _told(settings: Settings) -> dict[str, str]:
-    """What the bench chose, for processes that read their settings themselves."""
-    chosen = {"MARQUEE_ONLINE_STORE": settings.online_store, "MARQUEE_LINEAGE": "0"}
-    chosen["MARQUEE_SERVICE_WORKERS"] = str(settings.service_workers)
-    if settings.valkey_url:
-        chosen["MARQUEE_VALKEY_URL"] = settings.valkey_url.get_secret_value()
-    return chosen
+def _address(settings: Settings) -> dict[str, str]:
+    """Valkey's, which is a secret and stands in no file here."""
+    return {"MARQUEE_VALKEY_URL": settings.valkey_url.get_secret_value()} if settings.valkey_url else {}
 
 
 def _answers(process: psutil.Process) -> bool:

@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from pydantic import SecretStr
+
 from marquee.errors import MarqueeError
 from marquee.settings import Settings, quiet_environment
 
@@ -24,11 +26,6 @@ READY_SECONDS = 90.0
 STOP_SECONDS = 20.0
 DRAIN_SECONDS = 15
 """How long a worker that is told to end may finish the requests that it is at."""
-SERVICE_SETTINGS = (
-    *("as_of", "service_workers", "service_requests", "deadline", "body_limit", "events_limit", "rate_limit"),
-    *("cors_origins", "public_url", "log_format", "log_requests", "traces_url"),
-)
-"""Settings that an option or a caller may have chosen, and that workers would else read from elsewhere."""
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -42,11 +39,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
-    """What the service's workers need to know beyond the home."""
+    """What children need to know beyond the home: whatever an option or a caller chose, secrets apart.
+
+    A secret stands in the environment or in ``marquee.toml``, where a child finds it as we did.
+    """
     chosen = {"MARQUEE_SERVICE_HOST": settings.service_host, "MARQUEE_SERVICE_PORT": str(settings.service_port)}
-    for name in SERVICE_SETTINGS:
+    for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if value != Settings.model_fields[name].default:
+        if name != "home" and value not in (field.default, None) and not isinstance(value, SecretStr):
             chosen[f"MARQUEE_{name.upper()}"] = value.isoformat() if isinstance(value, datetime) else str(value)
     if settings.traces_url:
         chosen["OTEL_SDK_DISABLED"] = "false"

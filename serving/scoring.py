@@ -239,10 +239,8 @@ class Scorer:
 
     def _refused(self, board: Board, inputs: Inputs, slate: list[Placed], in_part: bool) -> frozenset[int]:
         """Positions that could not be reserved: a cap's last showing or a budget's last impression is gone."""
-        if not any(board.rules.limited[placed.row] for placed in slate):
-            return frozenset()
         limited = frozenset(placed.position for placed in slate if board.rules.limited[placed.row])
-        if self._counters is None:
+        if self._counters is None or not limited:
             return limited
         if self._is_preview:
             return frozenset()
