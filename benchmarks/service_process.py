@@ -27,6 +27,7 @@ READY_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 20.0
 PRODUCT: Final = "serving.service:BannerService"
 FLOOR: Final = "benchmarks.floor_service:BannerService"
+API: Final = "benchmarks.api_service:NothingService"
 NAIVE: Final = "benchmarks.naive_service:app"
 BIN: Final = Path(sys.executable).parent
 
@@ -82,7 +83,7 @@ def service(settings: Settings, target: str = PRODUCT, **variables: str) -> Iter
     """A service on a free port of this machine, ready; ended afterwards with all its children.
 
     Args:
-        target: what answers: ``PRODUCT``, ``FLOOR`` or ``NAIVE``.
+        target: what answers: ``PRODUCT``, ``FLOOR``, ``API`` or ``NAIVE``.
         variables: more of its environment.
 
     Raises:

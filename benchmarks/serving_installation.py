@@ -86,8 +86,14 @@ def write_features(settings: Settings, banner_ids: list[str], visitors: int, rng
     (settings.features / "materialized.json").write_text(told, encoding="utf-8")
 
 
-def recommend_bodies(file: Path, count: int, n: int = 3, seed: int = 11, visitors: int = VISITORS) -> Path:
-    """A file for ``benchmarks.load``: requests for slates by that many visitors, drawn with equal chances."""
+def recommend_bodies(
+    file: Path, count: int, n: int = 3, seed: int = 11, visitors: int = VISITORS, **more: object
+) -> Path:
+    """A file for ``benchmarks.load``: requests for slates by that many visitors, drawn with equal chances.
+
+    Args:
+        more: further fields of each request.
+    """
     rng = np.random.default_rng(seed)
     asked = rng.permutation(visitors)[np.arange(count) % visitors]
     devices = rng.choice(contract.DEVICES, count)
@@ -95,7 +101,7 @@ def recommend_bodies(file: Path, count: int, n: int = 3, seed: int = 11, visitor
     def lines() -> Iterator[str]:
         for number, device in zip(asked, devices, strict=True):
             context = {"device": str(device), "page": "/", "session_id": f"s{number}"}
-            body = {"visitor_id": visitor_id(number), "placement": PLACEMENT, "n": n, "context": context}
+            body = {"visitor_id": visitor_id(number), "placement": PLACEMENT, "n": n, "context": context, **more}
             yield f"/v1/banners/recommend {json.dumps(body)}\n"
 
     file.write_text("".join(lines()), encoding="utf-8")

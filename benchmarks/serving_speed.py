@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.measure import say
-from benchmarks.service_process import FLOOR, NAIVE, Service, answers, bench_settings, run_load, service
+from benchmarks.service_process import API, FLOOR, NAIVE, Service, answers, bench_settings, run_load, service
 from benchmarks.serving_installation import build, event_bodies, recommend_bodies
 
-FLOOR_ROUTE, GUARDED_ROUTE = "/floor/recommend", "/guarded/recommend"
+FLOOR_ROUTE, GUARDED_ROUTE, API_ROUTE = "/floor/recommend", "/guarded/recommend", "/recommend"
 CONNECTIONS: Final = 16
 BODIES, REPORTS, EVENTS = 100_000, 2_000, 50
 WARM_SECONDS: Final = 3.0
 SHED: Final = frozenset({"overloaded", "too_late"})
+Arms = dict[str, tuple[Service, Path, dict[str, Any]]]
+"""By name: what answers, what it is asked, and options of the load."""
 Rounds = dict[str, list[dict[str, Any]]]
 
 
 def speed(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Slates over 200 banners: the floor, the product and the naive service in turn, round by round.
+
+    ``guarded`` is the floor behind the product's own front, ``api`` a method of BentoML's that does nothing, in as many
+    processes, and ``terse`` the product without reasons.
 
     Returns:
         Plain JSON values. Ratios are the median of the rounds' own; times are of ``CONNECTIONS`` closed connections
@@ -30,14 +35,17 @@ def speed(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, An
     settings = bench_settings(work / "speed", workers)
     build(settings, 200)
     bodies = recommend_bodies(work / "slates", BODIES)
-    with service(settings, FLOOR) as ours, service(settings, NAIVE) as naive:
-        arms: dict[str, tuple[Service, dict[str, Any]]] = {
-            "floor": (ours, {"path": FLOOR_ROUTE}),
-            "guarded": (ours, {"path": GUARDED_ROUTE}),
-            "ours": (ours, {}),
-            "naive": (naive, {}),
+    terse = recommend_bodies(work / "terse", BODIES, reasons=False)
+    with service(settings, FLOOR) as ours, service(settings, API) as api, service(settings, NAIVE) as naive:
+        arms: Arms = {
+            "floor": (ours, bodies, {"path": FLOOR_ROUTE}),
+            "guarded": (ours, bodies, {"path": GUARDED_ROUTE}),
+            "api": (api, bodies, {"path": API_ROUTE}),
+            "ours": (ours, bodies, {}),
+            "terse": (ours, terse, {}),
+            "naive": (naive, bodies, {}),
         }
-        found = _alternate(arms, bodies, seconds, rounds, connections=CONNECTIONS)
+        found = _alternate(arms, seconds, rounds, connections=CONNECTIONS)
         half = statistics.median(_of(found, "ours", "per_second")) / 2
         steady = run_load(ours.address, bodies, seconds=seconds, rate=half, connections=4 * CONNECTIONS)
         told = _fallbacks(ours, bodies, work / "answers", seconds)
@@ -45,9 +53,13 @@ def speed(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, An
         "throughput_vs_floor": _ratio(found, "ours", "floor", "per_second"),
         "throughput_vs_guarded": _ratio(found, "ours", "guarded", "per_second"),
         "throughput_vs_naive": _ratio(found, "ours", "naive", "per_second"),
+        "throughput_vs_api": _ratio(found, "ours", "api", "per_second"),
+        "terse_vs_floor": _ratio(found, "terse", "floor", "per_second"),
+        "terse_vs_naive": _ratio(found, "terse", "naive", "per_second"),
         "p99_vs_floor": _ratio(found, "ours", "floor", "p99_ms"),
+        "p99_vs_api": _ratio(found, "ours", "api", "p99_ms"),
         **{f"{arm}_per_second": _median(found, arm, "per_second") for arm in arms},
-        **{f"{arm}_p99_ms": _median(found, arm, "p99_ms") for arm in ("floor", "naive")},
+        **{f"{arm}_p99_ms": _median(found, arm, "p99_ms") for arm in ("floor", "api", "terse", "naive")},
         "p50_ms": _median(found, "ours", "p50_ms"),
         "p99_ms": _median(found, "ours", "p99_ms"),
         "half_load_p50_ms": steady["p50_ms"],
@@ -65,8 +77,8 @@ def growth(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, A
     build(many, 2_000)
     bodies = recommend_bodies(work / "slates", BODIES)
     with service(few) as first, service(many) as second:
-        arms: dict[str, tuple[Service, dict[str, Any]]] = {"200": (first, {}), "2000": (second, {})}
-        found = _alternate(arms, bodies, seconds, rounds, connections=1)
+        arms: Arms = {"200": (first, bodies, {}), "2000": (second, bodies, {})}
+        found = _alternate(arms, seconds, rounds, connections=1)
     return {
         "growth_200_to_2000": _ratio(found, "2000", "200", "p50_ms"),
         "alone_200_p50_ms": _median(found, "200", "p50_ms"),
@@ -81,8 +93,8 @@ def events(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, A
     build(settings, 200)
     bodies = event_bodies(work / "reports", REPORTS, EVENTS, "speed")
     with service(settings, FLOOR) as ours:
-        arms: dict[str, tuple[Service, dict[str, Any]]] = {"floor": (ours, {"path": FLOOR_ROUTE}), "ours": (ours, {})}
-        found = _alternate(arms, bodies, seconds, rounds, connections=CONNECTIONS)
+        arms: Arms = {"floor": (ours, bodies, {"path": FLOOR_ROUTE}), "ours": (ours, bodies, {})}
+        found = _alternate(arms, seconds, rounds, connections=CONNECTIONS)
     return {
         "events_per_s_vs_floor": _ratio(found, "ours", "floor", "per_second"),
         "events_per_second": round(EVENTS * _median(found, "ours", "per_second")),
@@ -91,15 +103,13 @@ def events(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, A
     }
 
 
-def _alternate(
-    arms: dict[str, tuple[Service, dict[str, Any]]], bodies: Path, seconds: float, rounds: int, connections: int
-) -> Rounds:
+def _alternate(arms: Arms, seconds: float, rounds: int, connections: int) -> Rounds:
     """Each arm in turn, ``rounds`` times, after a load of each that does not count."""
-    for one, options in arms.values():
+    for one, bodies, options in arms.values():
         run_load(one.address, bodies, seconds=WARM_SECONDS, connections=connections, **options)
     found: Rounds = {name: [] for name in arms}
     for number in range(rounds):
-        for name, (one, options) in arms.items():
+        for name, (one, bodies, options) in arms.items():
             found[name].append(run_load(one.address, bodies, seconds=seconds, connections=connections, **options))
         told = {name: (made[-1]["per_second"], made[-1]["p50_ms"], made[-1]["p99_ms"]) for name, made in found.items()}
         say(f"  round {number + 1}, per second, p50 and p99 in ms: {told}")

@@ -150,16 +150,22 @@ def stops_no_page(error: ClientError) -> bool:
     )
 
 
-def slate(placement: str, visitor_id: str | None, n: int, context: RequestContext | None) -> Call[Slate]:
+def slate(placement: str, visitor_id: str | None, n: int, context: RequestContext | None, reasons: bool) -> Call[Slate]:
     """Ask for one slate."""
-    request = RecommendRequest(visitor_id=visitor_id, placement=placement, n=n, context=context or RequestContext())
+    request = RecommendRequest(
+        visitor_id=visitor_id, placement=placement, n=n, context=context or RequestContext(), reasons=reasons
+    )
     return _asked(request, Slate.model_validate_json, _no_slate(placement))
 
 
-def slates(placements: Mapping[str, int], visitor_id: str | None, context: RequestContext | None) -> Call[list[Slate]]:
+def slates(
+    placements: Mapping[str, int], visitor_id: str | None, context: RequestContext | None, reasons: bool
+) -> Call[list[Slate]]:
     """Ask for the slates of several placements of one page."""
     wanted = tuple(Wanted(placement=name, n=n) for name, n in placements.items())
-    request = RecommendRequest(visitor_id=visitor_id, placements=wanted, context=context or RequestContext())
+    request = RecommendRequest(
+        visitor_id=visitor_id, placements=wanted, context=context or RequestContext(), reasons=reasons
+    )
     missing = [_no_slate(placement) for placement in placements]
     return _asked(request, lambda body: _Slates.model_validate_json(body).answers, missing)
 

@@ -24,8 +24,9 @@ from serving.schemas import Fallback, RecommendRequest, RecommendResponse, Recom
 from serving.scoring import Answer, Scorer
 from serving.shadow import Seen, Shadow
 
-THREADS: Final = 2
-"""That score: more only wait for each other, fewer would all wait for one slow store."""
+THREADS: Final = {"sqlite": 1, "valkey": 4}
+"""That score, by online store. Beside files two take turns at the interpreter's lock and need a fifth more time for
+each answer than one alone; a server is waited for, and meanwhile others go on."""
 COMMIT_SECONDS: Final = 1.5
 """Until impressions that are not durable yet are given up; the answer would be of no use by then."""
 COMMIT: Final = Histogram(
@@ -101,7 +102,8 @@ class Responder:
         # Ids that nobody guesses, without a system call for each: those give the interpreter's lock away.
         self._secret, self._numbers = os.urandom(16), itertools.count()
         self._queue: SimpleQueue[Turn | None] = SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, name="scoring", daemon=True) for _ in range(THREADS)]
+        count = THREADS[settings.online_store]
+        self._threads = [threading.Thread(target=self._work, name="scoring", daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
 

@@ -72,6 +72,7 @@ class RecommendRequest(BaseModel):
         default=(), max_length=contract.MOST_PLACEMENTS, description="Instead of placement and n: several of one page."
     )
     context: RequestContext = RequestContext()
+    reasons: bool = Field(default=True, strict=True, description="False leaves the reasons empty and answers sooner.")
 
     @model_validator(mode="after")
     def _names_a_place(self) -> RecommendRequest:

@@ -104,7 +104,7 @@ class Scorer:
         since = time.perf_counter()
         read = self._read(request, request_id, standing, board, now, elsewhere)
         READ.observe(time.perf_counter() - since)
-        inputs, decision = self._decided(board, read.inputs)
+        inputs, decision = self._decided(board, read.inputs, request.reasons)
         # Where all that may be shown has a cap and nobody can count, that is why there is nothing.
         is_told = decision.slate or read.fallback == "counters_unavailable"
         fallback = read.fallback if is_told else "nothing_eligible"
@@ -219,11 +219,11 @@ class Scorer:
                 return self._spent
         return self._spent
 
-    def _decided(self, board: Board, inputs: Inputs) -> tuple[Inputs, Decision]:
+    def _decided(self, board: Board, inputs: Inputs, explain: bool) -> tuple[Inputs, Decision]:
         """The decision once all that is limited in it is reserved, and the inputs that led to it."""
         for attempt in range(1, ATTEMPTS + 1):
             since = time.perf_counter()
-            decision = decide(board, inputs)
+            decision = decide(board, inputs, explain)
             DECIDE.observe(time.perf_counter() - since)
             since = time.perf_counter()
             refused = self._refused(board, inputs, decision.slate, in_part=attempt == ATTEMPTS)

@@ -20,14 +20,18 @@ from serving.http.problems import Problem
 
 LOG: Final = logging.getLogger("bentoml.marquee")
 SHARED_SECONDS: Final = 0.05
-"""How long the shared count may take; a store that is slower is left out for ``PAUSE_SECONDS``."""
 PAUSE_SECONDS: Final = 5.0
 
 
 class RateLimits:
-    """Counts requests by key: all workers together in Valkey where there is one, else each its share of the limit."""
+    """Counts requests by key: all workers together in Valkey where there is one, else each its share of the limit.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        patience: seconds that the shared count may take; a store that is slower is left out for ``PAUSE_SECONDS``.
+    """
+
+    def __init__(self, settings: Settings, patience: float = SHARED_SECONDS) -> None:
+        self._patience = patience
         rate = settings.rate_limit
         self._whole: RateLimitItem | None = limits.parse(rate) if rate else None
         self._local = FixedWindowRateLimiter(MemoryStorage())
@@ -59,7 +63,7 @@ class RateLimits:
     async def _refused_until(self, name: str, whole: RateLimitItem) -> float | None:
         if self._shared and time.monotonic() >= self._shared_from:
             try:
-                async with asyncio.timeout(SHARED_SECONDS):
+                async with asyncio.timeout(self._patience):
                     if await self._shared.hit(whole, name):
                         return None
                     return (await self._shared.get_window_stats(whole, name)).reset_time

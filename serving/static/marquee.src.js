@@ -57,7 +57,7 @@ w.marquee = (o = {}) => {
     show: async (el, {placement, n, context} = {}) => {
       try {
         let id = visitor(), s = context?.session_id,
-        a = await post("/v1/banners/recommend", {visitor_id: id, placement, n, context}, {signal: AbortSignal.timeout(o.timeout || 2e3)}),
+        a = await post("/v1/banners/recommend", {visitor_id: id, placement, n, context, reasons: false}, {signal: AbortSignal.timeout(o.timeout || 2e3)}),
         who = {visitor_id: id || s || a.request_id, session_id: s};
         if (a.slate[0]) el.replaceChildren(...a.slate.map(b => {
           let e = d.createElement("a"), i, to = b.click_url || b.landing_url;

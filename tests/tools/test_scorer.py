@@ -65,6 +65,13 @@ def test_a_champion_that_cannot_be_read_leaves_the_last_good_one_serving(preview
     assert preview.running().bundle == good
 
 
+def test_without_reasons_the_slate_is_the_same(preview: Scorer) -> None:
+    told = preview.answer(RecommendRequest(**GOOD), "r-1").response.slate
+    terse = preview.answer(RecommendRequest(**GOOD, reasons=False), "r-1").response.slate
+    assert all(banner.reasons for banner in told)
+    assert terse == [banner.model_copy(update={"reasons": []}) for banner in told]
+
+
 def test_counts_of_banners_are_read_again_while_the_champion_stays(preview: Scorer, tmp_path: Path) -> None:
     """A day's new counts reach a service that nobody restarts."""
     name = BANNER_COUNTS[0]
