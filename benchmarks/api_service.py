@@ -1,11 +1,11 @@
-"""A service whose one method does nothing, as BentoML's tutorials write it: what its own way of answering costs."""
+"""A service whose methods do nothing, written as BentoML's tutorials write them: what its way of answering costs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import bentoml
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from marquee.settings import load_settings
 
@@ -18,6 +18,10 @@ class RequestContext(BaseModel):
     session_id: str | None = None
 
 
+class Report(RootModel[list[dict[str, Any]]]):
+    """Events as they are reported."""
+
+
 @bentoml.service(
     name="nothing",
     workers=load_settings().service_workers,
@@ -25,9 +29,14 @@ class RequestContext(BaseModel):
     logging={"access": {"enabled": False}},
 )
 class NothingService:
-    """Reads a request for a slate and answers an empty one."""
+    """Reads what the product is asked too, and answers."""
 
     @bentoml.api
     async def recommend(self, visitor_id: str, placement: str, n: int, context: RequestContext) -> dict[str, Any]:
         """Nothing to show."""
         return {"slate": []}
+
+    @bentoml.api
+    async def report(self, events: Report, /) -> dict[str, Any]:
+        """Nothing stored."""
+        return {"accepted": len(events.root)}

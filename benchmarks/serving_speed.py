@@ -12,7 +12,7 @@ from benchmarks.measure import say
 from benchmarks.service_process import API, FLOOR, NAIVE, Service, answers, bench_settings, run_load, service
 from benchmarks.serving_installation import build, event_bodies, recommend_bodies
 
-FLOOR_ROUTE, GUARDED_ROUTE, API_ROUTE = "/floor/recommend", "/guarded/recommend", "/recommend"
+FLOOR_ROUTE, GUARDED_ROUTE = "/floor/recommend", "/guarded/recommend"
 CONNECTIONS: Final = 16
 BODIES, REPORTS, EVENTS = 100_000, 2_000, 50
 WARM_SECONDS: Final = 3.0
@@ -40,7 +40,7 @@ def speed(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, An
         arms: Arms = {
             "floor": (ours, bodies, {"path": FLOOR_ROUTE}),
             "guarded": (ours, bodies, {"path": GUARDED_ROUTE}),
-            "api": (api, bodies, {"path": API_ROUTE}),
+            "api": (api, bodies, {"path": "/recommend"}),
             "ours": (ours, bodies, {}),
             "terse": (ours, terse, {}),
             "naive": (naive, bodies, {}),
@@ -88,15 +88,22 @@ def growth(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, A
 
 
 def events(work: Path, workers: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Reports of 50 events, durable before their answer, over requests that send the same bodies to the floor."""
+    """Reports of 50 events, durable before their answer, over requests that send the same bodies to the floors."""
     settings = bench_settings(work / "events", workers)
     build(settings, 200)
     bodies = event_bodies(work / "reports", REPORTS, EVENTS, "speed")
-    with service(settings, FLOOR) as ours:
-        arms: Arms = {"floor": (ours, bodies, {"path": FLOOR_ROUTE}), "ours": (ours, bodies, {})}
+    with service(settings, FLOOR) as ours, service(settings, API) as api:
+        arms: Arms = {
+            "floor": (ours, bodies, {"path": FLOOR_ROUTE}),
+            "guarded": (ours, bodies, {"path": GUARDED_ROUTE}),
+            "api": (api, bodies, {"path": "/report"}),
+            "ours": (ours, bodies, {}),
+        }
         found = _alternate(arms, seconds, rounds, connections=CONNECTIONS)
     return {
         "events_per_s_vs_floor": _ratio(found, "ours", "floor", "per_second"),
+        "events_per_s_vs_guarded": _ratio(found, "ours", "guarded", "per_second"),
+        "events_per_s_vs_api": _ratio(found, "ours", "api", "per_second"),
         "events_per_second": round(EVENTS * _median(found, "ours", "per_second")),
         "reports_p99_ms": _median(found, "ours", "p99_ms"),
         **_wrong(found, "events"),
