@@ -34,7 +34,7 @@ MEASURES: Final[dict[str, str]] = {
     "unknown_device_shift": "share of events of an unknown device, change from the trailing days",
     **{
         f"{kind}_shift": f"share of events that are {kind}, change from the trailing days"
-        for kind in contract.EVENT_KINDS
+        for kind in contract.VISIT_KINDS
     },
     **{f"missing_{name}_rise": f"share without {name}, rise over the trailing days" for name in OPTIONAL},
     "lag_rise_hours": "hours from the newest event to its load, beyond those of the batch before",
@@ -60,8 +60,9 @@ def keep_batch(connection: duckdb.DuckDBPyConnection, batch_id: str, days: pd.Da
 
 
 def main_day(days: pd.DataFrame) -> pd.Timestamp:
-    """The day that most of a batch's events are of; stragglers before and after it are no measure of volume."""
-    return days["event_date"].loc[days["event_count"].idxmax()]
+    """The day that most of a batch's visits are of; stragglers before and after it are no measure of volume."""
+    counts = days["visit_event_count"] if days["visit_event_count"].any() else days["event_count"]
+    return days["event_date"].loc[counts.idxmax()]
 
 
 def trailing_days(connection: duckdb.DuckDBPyConnection, batch_id: str, days: pd.DataFrame) -> pd.DataFrame:
@@ -105,15 +106,15 @@ def batch_drift(days: pd.DataFrame, trailing: pd.DataFrame, loaded_at: datetime)
         measures["main_day_volume"] = volumes.get(main_day(days))
         measures["most_daily_volume"] = max(volumes.values(), default=None)
         measures["click_rate_ratio"] = _click_rate_ratio(now, then, "impression_count")
-        measures["unknown_device_shift"] = _shift(now, then, "unknown_device_count", ["event_count"])
-        for kind in contract.EVENT_KINDS:
-            measures[f"{kind}_shift"] = _shift(now, then, f"{kind}_count", ["event_count"])
+        measures["unknown_device_shift"] = _shift(now, then, "unknown_device_count", ["visit_event_count"])
+        for kind in contract.VISIT_KINDS:
+            measures[f"{kind}_shift"] = _shift(now, then, f"{kind}_count", ["visit_event_count"])
         for name in OPTIONAL:
             concerned = [f"{kind}_count" for kind in concerned_kinds(name)]
             measures[f"missing_{name}_rise"] = _rise(_shift(now, then, f"missing_{name}_count", concerned))
-        if min(now["event_count"], then["event_count"]) >= LEAST_EVENTS:
-            a_visitor = then["event_count"] / max(then["visitor_count"], 1)
-            measures["events_per_visitor_ratio"] = now["event_count"] / max(now["visitor_count"], 1) / a_visitor
+        if min(now["visit_event_count"], then["visit_event_count"]) >= LEAST_EVENTS:
+            a_visitor = then["visit_event_count"] / max(then["visitor_count"], 1)
+            measures["events_per_visitor_ratio"] = now["visit_event_count"] / max(now["visitor_count"], 1) / a_visitor
         lag = (loaded_at - days["newest_at"].max()).total_seconds() / 3600
         measures["lag_rise_hours"] = max(0.0, lag - float(trailing["lag_hours"].iloc[0]))
     return _row(measures)
@@ -166,10 +167,12 @@ def _daily_volumes(days: pd.DataFrame, trailing: pd.DataFrame) -> dict[pd.Timest
     Rows that come late are added to those the day has. The newest day may not be over: it is measured by as much of
     it as had passed at its newest event.
     """
-    admitted = trailing.groupby("event_date")["event_count"].sum()
+    admitted = trailing[trailing["visit_event_count"] > 0].groupby("event_date")["visit_event_count"].sum()
     newest = days["event_date"].max()
     volumes = {}
-    for date, newest_at, count in days[["event_date", "newest_at", "event_count"]].itertuples(index=False):
+    # Days of notifications alone, which come in bursts, say nothing of how many visits there were.
+    visited = days[days["visit_event_count"] > 0]
+    for date, newest_at, count in visited[["event_date", "newest_at", "visit_event_count"]].itertuples(index=False):
         others = admitted.drop(date, errors="ignore")
         passed = min(1.0, (newest_at - pd.Timestamp(date)) / pd.Timedelta(days=1)) if date == newest else 1.0
         expected = float(others.mean()) * passed if len(others) else 0.0

@@ -29,6 +29,7 @@ _IMPRESSION_COLUMNS: Final = (
     *("banner_id", "placement_id", "position", "request_id", "impression_id"),
     *("arm", "policy", "propensity", "features"),
 )
+_NOTIFICATION_COLUMNS: Final = ("notification_id", "notification_type")
 
 
 _REQUIRED: Final = {
@@ -61,13 +62,16 @@ def concerned_kinds(column: str) -> tuple[str, ...]:
         return ("impression",)
     if column in _ORDER_COLUMNS:
         return ("order", "return")
-    return contract.PRODUCT_KINDS if column == "product_id" else contract.EVENT_KINDS
+    if column in _NOTIFICATION_COLUMNS:
+        return _REQUIRED[column]
+    return contract.PRODUCT_KINDS if column == "product_id" else contract.VISIT_KINDS
 
 
 def count_days(connection: duckdb.DuckDBPyConnection, batch_id: str) -> pd.DataFrame:
     """One row per day on which a batch has events, in order, with counts that add up over days and batches.
 
-    Columns: ``event_date``, ``newest_at``, ``event_count``, ``visitor_count`` (approximate: visitors of the day),
+    Columns: ``event_date``, ``newest_at``, ``event_count``, ``visit_event_count`` (without notifications),
+    ``visitor_count`` (approximate: visitors of the day, without those who were only written to),
     ``<kind>_count``, ``missing_<column>_count`` (among ``concerned_kinds``), ``clicked_count`` (impressions clicked
     within the batch), ``unknown_device_count``, each of ``DEFECTS``, ``priced_order_count`` and ``valid_amount_count``.
     """
@@ -193,7 +197,8 @@ select
     occurred_at::date as event_date,
     max(occurred_at) as newest_at,
     count(*) as event_count,
-    approx_count_distinct(visitor_id) as visitor_count,
+    count(*) filter (kind in ({_quoted(contract.VISIT_KINDS)})) as visit_event_count,
+    approx_count_distinct(visitor_id) filter (kind in ({_quoted(contract.VISIT_KINDS)})) as visitor_count,
     {", ".join(f"count(*) filter (kind = '{kind}') as {kind}_count" for kind in contract.EVENT_KINDS)},
     {
     ", ".join(
@@ -201,7 +206,9 @@ select
         for name in OPTIONAL
     )
 },
-    count(*) filter (device is null or device = 'unknown') as unknown_device_count,
+    count(*) filter (
+        (device is null or device = 'unknown') and kind in ({_quoted(contract.VISIT_KINDS)})
+    ) as unknown_device_count,
     {", ".join(f"count(*) filter ({defect}) as {name}" for name, defect in DEFECTS.items())},
     count(*) filter (kind = 'order' and amount is not null) as priced_order_count,
     count(*) filter (kind = 'order' and amount >= 0) as valid_amount_count

@@ -64,6 +64,8 @@ def events_suite() -> gx.ExpectationSuite:
         _not_null("banner_id", banner_events),
         _not_null("placement_id", impressions),
         _not_null("impression_id", shown),
+        _not_null("notification_id", kind.is_in(list(contract.NOTIFICATION_KINDS))),
+        _not_null("notification_type", kind.is_in(["notification_sent"])),
         _between("position", 0, None),
         _between("quantity", 0, None),
         _between("amount", 0, None),
@@ -133,7 +135,7 @@ def training_profile_suite() -> gx.ExpectationSuite:
 def batch_drift_suite() -> gx.ExpectationSuite:
     """The one row of ``history.batch_drift``: how far a batch is from the trailing days of its source."""
     missing = (_bands(f"missing_{name}_rise", _rise(MISSING_RISE), MEASURES) for name in OPTIONAL)
-    kinds = (_bands(f"{kind}_shift", _both_ways(KIND_SHIFT), MEASURES) for kind in contract.EVENT_KINDS)
+    kinds = (_bands(f"{kind}_shift", _both_ways(KIND_SHIFT), MEASURES) for kind in contract.VISIT_KINDS)
     pairs = (
         _bands("main_day_volume", VOLUME, MEASURES),
         _bands("most_daily_volume", (None, None, *VOLUME[2:]), MEASURES),

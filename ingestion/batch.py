@@ -86,7 +86,7 @@ def check_event(row: dict[str, Any]) -> str | None:
     for name in _REQUIRED_BY_KIND[kind]:
         if row.get(name) in (None, ""):
             return f"{name} is missing, which a {kind} needs"
-    for name in _IDS:
+    for name in contract.BOUNDED:
         if len(str(row.get(name) or "")) > contract.LONGEST_ID:
             return f"{name} is longer than {contract.LONGEST_ID} characters"
     moment = row["occurred_at"]
@@ -102,5 +102,4 @@ def check_event(row: dict[str, Any]) -> str | None:
     return None
 
 
-_IDS: Final = tuple(name for name in contract.EVENTS.names if name.endswith("_id"))
 _REQUIRED_BY_KIND: Final = {kind: contract.required_by_kind(kind) for kind in contract.EVENT_KINDS}

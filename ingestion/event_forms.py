@@ -77,7 +77,7 @@ def _form(kind: str) -> Any:
     required = contract.required_by_kind(kind)
     fields: list[Any] = []
     for column in contract.EVENTS.columns:
-        text = Id if column.name.endswith("_id") else str
+        text = Id if column.name in contract.BOUNDED else str
         type_ = _SPECIAL.get(column.name) or _NUMBERS.get(column.type, text)
         if column.name in required:
             fields.append((column.name, type_))

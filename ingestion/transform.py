@@ -151,6 +151,7 @@ def dbt_vars(settings: Settings) -> dict[str, Any]:
     """The dbt variables that settings and contract decide; the others stand in ``dbt_project.yml``."""
     return {
         "attribution_days": settings.attribution_days,
+        "notification_hours": settings.notification_hours,
         "implicit_weights": contract.IMPLICIT_WEIGHTS,
         "session_minutes": contract.SESSION_GAP_MINUTES,
         "session_half_life_minutes": contract.SESSION_HALF_LIFE_MINUTES,

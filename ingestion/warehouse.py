@@ -55,12 +55,25 @@ def connect(settings: Settings, read_only: bool = False) -> Iterator[duckdb.Duck
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create what is missing of the schema ``raw``; changes nothing that is there."""
+    """Create what is missing of the schema ``raw``, columns that came later too; changes nothing that is there."""
     connection.execute(_BOOKS)
+    known = _known_columns(connection)
     for table in contract.RAW_TABLES.values():
         columns = [f"{c.name} {contract.SQL_TYPES[c.type]}{' not null' * c.required}" for c in table.columns]
         columns.append("batch_id varchar not null")
         connection.execute(f"create table if not exists raw.{table.name} ({', '.join(columns)})")
+        for c in table.columns:
+            if table.name in known and c.name not in known[table.name]:
+                connection.execute(f"alter table raw.{table.name} add column {c.name} {contract.SQL_TYPES[c.type]}")
+
+
+def _known_columns(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """Columns of each table that the schema ``raw`` has."""
+    query = "select table_name, column_name from duckdb_columns() where schema_name = 'raw' and not internal"
+    known: dict[str, set[str]] = {}
+    for table, column in connection.execute(query).fetchall():
+        known.setdefault(table, set()).add(column)
+    return known
 
 
 @contextmanager
@@ -168,14 +181,14 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, table: contract.Table, b
 
 
 def _filled_columns(connection: duckdb.DuckDBPyConnection, table: contract.Table, files: list[str]) -> list[str]:
-    """The table's columns, without those that the files say to hold nothing but nulls."""
+    """The table's columns, without those that the files lack or say to hold nothing but nulls."""
     found = connection.execute(
         "select path_in_schema from parquet_metadata(?) group by 1 "
-        "having bool_and(coalesce(stats_null_count = num_values, false))",
+        "having not bool_and(coalesce(stats_null_count = num_values, false))",
         [files],
     ).fetchall()
-    empty = {name for (name,) in found}
-    return [name for name in table.names if name not in empty]
+    filled = {name for (name,) in found}
+    return [name for name in table.names if name in filled]
 
 
 def delete_batch(connection: duckdb.DuckDBPyConnection, batch_id: str, tables: list[str], reason: str) -> None:

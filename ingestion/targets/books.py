@@ -34,12 +34,15 @@ class Pulled:
 PULLED: Final = (
     Pulled("marts", "visitor_features_28d", contract.VISITOR_FEATURES_28D, "feature_at"),
     Pulled("marts", "visitor_features_365d", contract.VISITOR_FEATURES_365D, "feature_at"),
+    Pulled("marts", "visitor_segments", contract.VISITOR_SEGMENTS),
+    Pulled("marts", "visitor_responses", contract.VISITOR_RESPONSES),
     Pulled("marts", "banner_features_28d", contract.BANNER_FEATURES_28D, "feature_at"),
     Pulled("marts", "session_features", contract.SESSION_FEATURES, "feature_at"),
     Pulled("marts", "session_moments", contract.SESSION_MOMENTS, "impressed_at"),
     Pulled("marts", "banner_catalogue", contract.BANNER_CATALOGUE),
     Pulled("marts", "product_category_periods", contract.PRODUCT_CATEGORY_PERIODS),
     Pulled("marts", "training_rows", contract.TRAINING_ROWS, "impressed_at"),
+    Pulled("marts", "notifications", contract.NOTIFICATIONS),
     Pulled("staging", "stg_categories", contract.CATEGORIES),
 )
 

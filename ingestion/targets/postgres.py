@@ -133,6 +133,8 @@ class PostgresTarget:
             columns = [f"{c.name} {_TYPES[c.type]}{' not null' * c.required}" for c in table.columns]
             columns.append(f"batch_id {_TEXT} not null")
             self._execute(f"create table if not exists raw.{table.name} ({', '.join(columns)})")
+            for c in table.columns:  # those that came later, in a table that was there
+                self._execute(f"alter table raw.{table.name} add column if not exists {c.name} {_TYPES[c.type]}")
             self._execute(f"create index if not exists {table.name}_batch on raw.{table.name} (batch_id)")
         self._execute("create index if not exists events_time on raw.events (occurred_at)")
         self._connection.commit()
