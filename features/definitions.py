@@ -23,8 +23,10 @@ STAMP: Final = "feature_at"
 """The column of every feature table that says from when its row is known."""
 VISITOR_VIEWS: Final = (contract.VISITOR_FEATURES_28D, contract.VISITOR_FEATURES_365D)
 BANNER_VIEWS: Final = (contract.BANNER_FEATURES_28D,)
-ONLINE_VIEWS: Final = (*VISITOR_VIEWS, *BANNER_VIEWS)
-OFFLINE_VIEWS: Final = (*ONLINE_VIEWS, contract.SESSION_FEATURES)
+RANKER_VIEWS: Final = (*VISITOR_VIEWS, *BANNER_VIEWS)
+ONLINE_VIEWS: Final = (*RANKER_VIEWS, contract.VISITOR_SEGMENTS)
+"""Segments are what campaigns aim at; a ranker never sees them."""
+OFFLINE_VIEWS: Final = (*RANKER_VIEWS, contract.SESSION_FEATURES, contract.VISITOR_SEGMENTS)
 """Every feature table. Sessions are only joined offline: online they are kept up event by event."""
 TRAINING_SERVICE: Final = "training_set"
 """Whole views, for training sets; what one bundle reads has a service of its own (``features.services``)."""
@@ -47,7 +49,7 @@ def feature_objects(
         table.name: _view(table, [keys[key] for key in entity_keys(table)], _source(table, offline, engine))
         for table in OFFLINE_VIEWS
     }
-    training = FeatureService(name=TRAINING_SERVICE, features=[views[table.name] for table in ONLINE_VIEWS])
+    training = FeatureService(name=TRAINING_SERVICE, features=[views[table.name] for table in RANKER_VIEWS])
     further = [
         FeatureService(name=name, features=[views[view][list(fields)] for view, fields in reads.items()])
         for name, reads in (services or {}).items()

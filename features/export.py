@@ -54,8 +54,10 @@ def export_offline(settings: Settings) -> dict[str, int]:
         if built is not None:
             seq = exported(record).seq + 1
             for table in OFFLINE_VIEWS:
+                # A build moves every segment to a new moment, which after a deletion may be an earlier one.
+                first = None if table is contract.VISITOR_SEGMENTS else built.from_day
                 try:
-                    _export_view(settings, warehouse, record, table, Window(seq, built.from_day))
+                    _export_view(settings, warehouse, record, table, Window(seq, first))
                 except duckdb.CatalogException:
                     raise NothingToDo(f"there is no mart {table.name} yet: run transform_events") from None
             with record:

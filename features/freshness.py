@@ -12,6 +12,7 @@ TTL: Final[dict[str, timedelta]] = {
     contract.VISITOR_FEATURES_365D.name: timedelta(days=365),
     contract.BANNER_FEATURES_28D.name: timedelta(days=28),
     contract.SESSION_FEATURES.name: timedelta(days=365),
+    contract.VISITOR_SEGMENTS.name: timedelta(days=28),
 }
 """By view. A feature stamped at t may be read from t to t + TTL, both ends included."""
 

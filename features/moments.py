@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from marquee import contract
 from marquee.settings import Settings
 
 Moment = tuple[str, str]
@@ -36,8 +37,10 @@ class OnlineMoments:
             return None
         if (found.st_mtime_ns, found.st_ino) != self._read_from:
             values = json.loads(self._file.read_text(encoding="utf-8"))
-            # A view's own moment is that of its newest row; up to the latest of them it had no other.
-            self._moment = max(((until, written_at) for until, written_at in values.values()), default=None)
+            # A view's own moment is that of its newest row; up to the latest of them it had no other. A ranker reads
+            # no segment, and what a request was told of one is logged with it.
+            read = [moment for view, moment in values.items() if view != contract.VISITOR_SEGMENTS.name]
+            self._moment = max(((until, written_at) for until, written_at in read), default=None)
             self._read_from = (found.st_mtime_ns, found.st_ino)
         return self._moment
 

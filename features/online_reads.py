@@ -1,4 +1,4 @@
-"""One visitor's online features in one read, laid out as Feast lays them out but without its objects.
+"""One visitor's online features and segment in one read, laid out as Feast lays them out but without its objects.
 
 Feast's own way takes a millisecond of Python a visitor; a page view has a few in all. ``tests`` compare the two.
 """
@@ -8,18 +8,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import pyarrow as pa
 from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from features.definitions import VISITOR_VIEWS, entity_keys
+from features.definitions import VISITOR_VIEWS, entity_keys, feature_names
 from features.encoding import FLOAT
 from features.encoding import entity_keys as serialised_keys
 from features.freshness import TTL
 from features.patience import REQUEST_SECONDS, Pause
+from marquee import contract
 from marquee.errors import TryAgain
 from marquee.settings import Settings
 from marquee.sqlite_file import SqliteFile
@@ -31,15 +32,29 @@ _DOUBLE: Final = struct.Struct("<d")
 _KEY_PREFIX: Final = serialised_keys(pa.array([""]), entity_keys(VISITOR_VIEWS[0])[0])[0][: -_LENGTH.size]
 _EPOCH, _SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
 _NOTHING: Final[dict[str, bytes]] = {}
+_SEGMENTS: Final = contract.VISITOR_SEGMENTS.name
 Found = list[tuple[str, int, dict[str, bytes]]]
 """By view: its name, its stamp in seconds since 1970, and the messages of its fields."""
 
 
-class VisitorReads(Protocol):
-    """The online features of one visitor at a time."""
+class OnlineVisitor(NamedTuple):
+    """What is online of one visitor.
 
-    def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
-        """Features by name, None where a view has no fresh ones; None for a visitor of whom nothing is known.
+    Attributes:
+        features: by name, None where a view has no fresh ones; None for a visitor of whom nothing is known.
+        segment: of ``marts.customer_segments``, None for none. Known longer than features are: who bought once and was
+            not seen for a year is still a lost customer.
+    """
+
+    features: dict[str, Any] | None = None
+    segment: str | None = None
+
+
+class VisitorReads(Protocol):
+    """The online features and the segment of one visitor at a time."""
+
+    def read(self, visitor_id: str, now: datetime) -> OnlineVisitor:
+        """What is known of the visitor.
 
         Args:
             now: UTC without a zone.
@@ -53,12 +68,13 @@ class VisitorReads(Protocol):
 
 
 def open_visitor_reads(settings: Settings, reads: Mapping[str, Sequence[str]]) -> VisitorReads:
-    """Reads of these fields by view from the store that ``online_store`` names.
+    """Reads of these fields by view, and of the segment, from the store that ``online_store`` names.
 
     Raises:
         SettingsError: it is Valkey and ``valkey_url`` is missing.
     """
     own = {view.name: tuple(reads[view.name]) for view in VISITOR_VIEWS if view.name in reads}
+    own[_SEGMENTS] = feature_names(contract.VISITOR_SEGMENTS)
     return SqliteReads(settings, own) if settings.online_store == "sqlite" else ValkeyReads(settings, own)
 
 
@@ -76,7 +92,7 @@ class SqliteReads:
         ]
         self._query = " union all ".join(parts)
 
-    def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
+    def read(self, visitor_id: str, now: datetime) -> OnlineVisitor:
         """See ``VisitorReads``."""
         try:
             with self._pause.after(TryAgain), self._opened.taken() as connection:
@@ -87,7 +103,7 @@ class SqliteReads:
         values: dict[str, dict[str, bytes]] = {view: {} for view in self._reads}
         for view, name, value, stamp in rows:
             stamps[view], values[view][name] = stamp, value
-        return _row(self._reads, [(view, stamps[view], values[view]) for view in stamps], now)
+        return _visitor(self._reads, [(view, stamps[view], values[view]) for view in stamps], now)
 
     def close(self) -> None:
         """See ``VisitorReads``."""
@@ -105,7 +121,7 @@ class ValkeyReads:
             for view, fields in reads.items()
         }
 
-    def read(self, visitor_id: str, now: datetime) -> dict[str, Any] | None:
+    def read(self, visitor_id: str, now: datetime) -> OnlineVisitor:
         """See ``VisitorReads``."""
         from redis.exceptions import RedisError
 
@@ -121,21 +137,31 @@ class ValkeyReads:
             if stamp is not None:
                 known = {name: value for name, value in zip(fields, values, strict=True) if value is not None}
                 found.append((view, Timestamp.FromString(stamp).seconds, known))
-        return _row(self._reads, found, now)
+        return _visitor(self._reads, found, now)
 
     def close(self) -> None:
         """See ``VisitorReads``."""
         self._client.close()
 
 
-def _row(reads: Mapping[str, tuple[str, ...]], found: Found, now: datetime) -> dict[str, Any] | None:
-    """The fresh fields; None where nothing is, or where the last row only says that a year has passed."""
+def _visitor(reads: Mapping[str, tuple[str, ...]], found: Found, now: datetime) -> OnlineVisitor:
+    """What is fresh."""
     at = (now - _EPOCH) / _SECOND
     fresh = {view: values for view, stamp, values in found if stamp <= at <= stamp + TTL[view].total_seconds()}
+    segment = fresh.pop(_SEGMENTS, _NOTHING).get("segment")
+    return OnlineVisitor(_row(reads, fresh, now), None if segment is None else _value(segment))
+
+
+def _row(
+    reads: Mapping[str, tuple[str, ...]], fresh: Mapping[str, dict[str, bytes]], now: datetime
+) -> dict[str, Any] | None:
+    """The features; None where nothing is, or where the last row only says that a year has passed."""
     if not fresh:
         return None
     row: dict[str, Any] = {}
     for view, fields in reads.items():
+        if view == _SEGMENTS:
+            continue
         values = fresh.get(view, _NOTHING)
         for name in fields:
             row[name] = _value(values[name]) if name in values else None

@@ -127,10 +127,12 @@ _DECODER: Final = msgspec.json.Decoder(_Stored)
 def events_by_visitor(rows: Iterable[Mapping[str, Any]], categories: Categories) -> dict[str, list[SessionEvent]]:
     """Rows of the contract's events table as session events, each with its product's category of that moment.
 
-    An empty optional id is none, as it is in the warehouse.
+    An empty optional id is none, as it is in the warehouse; what tells of notifications is no part of a session.
     """
     result: dict[str, list[SessionEvent]] = {}
     for row in rows:
+        if row["kind"] in contract.NOTIFICATION_KINDS:
+            continue
         at, product_id = microseconds(row["occurred_at"]), row.get("product_id") or None
         category_id = category_at(categories.get(product_id, ()), at) if product_id else None
         session_id = row.get("session_id") or None

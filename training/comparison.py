@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, norm
 
 from marquee.settings import Settings
+from training.baselines import popular
 from training.bundle import Bundle
 from training.check import Check
 from training.dataset import Dataset, banner_counts
 from training.evaluation import raw_visitor, request_context
 from training.metrics import Estimate, bootstrap, log_losses, weighted_auc, weighted_mean
 from training.replayed import encoded
+from training.segments import NO_SEGMENT, segments_by_visitor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,9 +31,9 @@ LEAST_OVERLAP: Final = 0.1
 """Share of the champion's list below which a challenger is another product, and needs a person's reason."""
 TOP: Final = 5
 LISTS: Final = 200
+POPULAR: Final = "segment harm against popular"
 COMPARED: Final = ("not worse than champion", "log loss against champion", "segment harm", "list stability")
 """The rows that compare."""
-NO_SEGMENT: Final = "without a purchase"
 
 
 def compare(settings: Settings, data: Dataset, challenger: Bundle, champion: Bundle) -> list[Check]:
@@ -67,7 +68,19 @@ def _log_loss(settings: Settings, data: Dataset, rows: Ints, own: Floats, other:
     return Check(COMPARED[1], loss.value, 0.0, loss.low <= 0, about)
 
 
-def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Floats) -> Check:
+def against_popular(settings: Settings, data: Dataset, bundle: Bundle) -> Check:
+    """The first champion has none to be compared with: the visitors of no segment may be better off without it."""
+    rows = _window(data, bundle, bundle)
+    if not len(rows):
+        return Check(POPULAR, None, None, True, "cannot say: no impression is later than its training")
+    fit = np.concatenate([data.split.train, data.split.validation])
+    own, other = _predicted(data, bundle, rows), popular(data, fit, rows)
+    return _segment_harm(settings, data, rows, own, other, POPULAR)
+
+
+def _segment_harm(
+    settings: Settings, data: Dataset, rows: Ints, own: Floats, other: Floats, name: str = COMPARED[2]
+) -> Check:
     """No segment may surely lose more than its margin; a rise of the mean can hide that."""
     segments = _segments(settings, data, rows)
     gains: dict[str, Estimate] = {}
@@ -76,7 +89,7 @@ def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, ot
         if _clicks(data, rows[here]) >= LEAST_CLICKS:
             gains[str(segment)] = _gain(settings, data, rows[here], own[here], other[here])
     if not gains:
-        return Check("segment harm", None, None, True, f"cannot say: no segment has {LEAST_CLICKS} clicks")
+        return Check(name, None, None, True, f"cannot say: no segment has {LEAST_CLICKS} clicks")
     # Of ten segments one is beyond its 95 % interval by chance every other time: the intervals hold all at once.
     wider = float(norm.ppf(1 - 0.025 / len(gains)) / norm.ppf(0.975))
     harmed = [
@@ -87,7 +100,7 @@ def _segment_harm(settings: Settings, data: Dataset, rows: Ints, own: Floats, ot
     worst = min(gains, key=lambda segment: gains[segment].value)
     about = f"least AUC gain of {len(gains)} RFM segments, that of {worst}, {_interval(gains[worst])}"
     about += f"; surely worse: {', '.join(harmed)}" if harmed else ""
-    return Check("segment harm", gains[worst].value, -SEGMENT_MARGIN, not harmed, about)
+    return Check(name, gains[worst].value, -SEGMENT_MARGIN, not harmed, about)
 
 
 def _list_stability(settings: Settings, data: Dataset, rows: Ints, challenger: Bundle, champion: Bundle) -> Check:
@@ -138,11 +151,7 @@ def _predicted(data: Dataset, bundle: Bundle, rows: Ints) -> Floats:
 
 def _segments(settings: Settings, data: Dataset, rows: Ints) -> NDArray[np.str_]:
     """[n] the RFM segment of each row's visitor, as it is now."""
-    query = """
-        select visitor_id, segment from marts.visitors join marts.customer_segments using (customer_id)
-    """
-    with duckdb.connect(str(settings.warehouse), read_only=True) as connection:
-        known: dict[str, str] = dict(connection.execute(query).fetchall())
+    known = segments_by_visitor(settings)
     return np.array([known.get(visitor, NO_SEGMENT) for visitor in data.frame["visitor_id"].to_numpy(str)[rows]])
 
 

@@ -18,7 +18,7 @@ from marquee.settings import Settings
 from training import ope, registry
 from training.bundle import Bundle, Context
 from training.check import Check
-from training.comparison import COMPARED, HARM_MARGIN, compare
+from training.comparison import COMPARED, HARM_MARGIN, against_popular, compare
 from training.dataset import Dataset, banner_counts, load_dataset
 from training.evaluation import raw_visitor, request_context
 from training.registry import Promotion
@@ -44,6 +44,7 @@ def judge(settings: Settings, tag: str) -> list[Check]:
         *sound(settings, data, bundle),
         _off_policy(bundle.report["policy"]),
         *_against_champion(settings, data, bundle, tag),
+        against_popular(settings, data, bundle),
         _skew(data, bundle),
         _latency(settings, data, bundle),
         _size(folder),
