@@ -10,7 +10,7 @@ DATA ?=
 EVENTS ?=
 SERVE ?=
 
-.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval bench-policy bench-serving airflow clean help
+.PHONY: demo test test-unit test-all lint types format setup setup-dev lock smoke bench-pipeline bench-retrieval bench-policy bench-serving bench-journeys airflow clean help
 
 help:
 	@echo "make demo                 clickstream to a served, explained banner slate (SERVE=1 keeps the service)"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench-retrieval DATA=DIR  the retrieval models on data with known answers; last line JSON"
 	@echo "make bench-policy DATA=DIR     what the policy earns in simulated shops, and what the gate refuses; last line JSON"
 	@echo "make bench-serving             what the service does at most, and at worst when things break; last line JSON"
+	@echo "make bench-journeys DATA=DIR   next page, value and notifications against known answers; last line JSON"
 	@echo "make lock                 resolve the dependencies anew"
 
 setup: $(VENV)/.platform
@@ -84,6 +85,9 @@ bench-policy: setup-dev
 
 bench-serving: setup-dev
 	@"$(BIN)/python" -m benchmarks.serving $(BENCH)
+
+bench-journeys: setup-dev
+	@"$(BIN)/python" -m benchmarks.journeys $(if $(DATA),--data "$(DATA)") $(BENCH)
 
 bench-retrieval: setup-dev
 	@"$(BIN)/python" -m benchmarks.retrieval $(if $(DATA),--data "$(DATA)") $(BENCH)

@@ -1,48 +1,96 @@
-"""The ranker on a real shop's campaigns: response to later ones, from features strictly before them."""
+"""Next page, value, segments, notifications against known answers: ``make bench-journeys DATA=DIR``; last line JSON.
+
+``mdp`` solves random decision processes twice; ``value`` recommends pages on simulated sites whose truth is known;
+``notifications`` plans for simulated visitors; ``dispatcher`` kills dispatchers while they send. ``globo`` asks models
+for the next page on ``DIR/globo_clicks`` and ``segments`` builds those of ``DIR/online_retail_uci``; either is skipped,
+and says so, where its data are missing. Progress on stderr. A part that fails ends in ``failures``, the run in 1.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.measure import marquee
-from marquee.settings import Settings
-from training import registry
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-STEPS: Final = ("check", "transform", "materialize", "train")
-ATTRIBUTION_DAYS: Final = 180.0
-"""A coupon may be redeemed as long as its campaign runs."""
+from benchmarks.measure import say
+
+PARTS: Final = ("mdp", "value", "globo", "notifications", "dispatcher", "segments")
+LEAST: Final = {"processes": 1, "pages": 100, "worlds": 1, "sessions": 1_000, "questions": 0, "kills": 1}
 
 
-def journeys(data: Path, home: Path) -> dict[str, Any]:
-    """AUC beside every baseline, gains with intervals, and calibration, overall and by placement."""
-    settings = {"attribution_days": ATTRIBUTION_DAYS}
-    marquee("ingest", "--source", "completejourney", "--path", str(data), home=home, **settings)
-    for step in STEPS:
-        marquee(step, home=home, may_refuse=step == "check", **settings)
-    ranker = _report(Settings(home=home))["ranker"]
-    names = ("auc", "auc_popular", "auc_logistic", "auc_forest", "auc_gain", "auc_gain_logistic", "auc_gain_forest")
-    gains = {name: ranker[name] for name in names}
+def main() -> int:
+    """Run the parts asked for and print what they found; 1 when one failed."""
+    asked = _arguments()
+    result: dict[str, Any] = {"cpus": os.cpu_count(), "seed": asked.seed}
+    failures: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="marquee-journeys-") as folder:
+        parts = _parts(asked)
+        for name in asked.only.split(","):
+            work = Path(folder) / name
+            work.mkdir()
+            since = time.perf_counter()
+            say(f"{name} …")
+            try:
+                found = parts[name](work)
+            except Exception as error:  # the other parts' figures are worth having all the same
+                failures[name] = f"{type(error).__name__}: {error}"
+                say(f"{name} failed: {failures[name]}")
+                continue
+            say(f"{name}, {time.perf_counter() - since:.0f} s: {json.dumps(found)}")
+            result |= found
+    sys.stdout.write(json.dumps(result | {"failures": failures}) + "\n")
+    return 1 if failures else 0
+
+
+def _parts(asked: argparse.Namespace) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    # Here and not above: --help should not load SciPy and MLflow.
+    from benchmarks import (
+        journeys_delivery,
+        journeys_notifications,
+        journeys_segments,
+        next_page,
+        page_processes,
+        page_value,
+    )
+
+    data = Path(asked.data).absolute()
     return {
-        "journey_auc": ranker["auc"]["value"],
-        "journey_beats_popular": ranker["auc_gain"]["low"] > 0,
-        "journey_beats_logistic": ranker["auc_gain_logistic"]["low"] > 0,
-        "ece": ranker["calibration_error"],
-        "journey": gains
-        | {
-            "rows": ranker["rows"],
-            "clicks": ranker["clicks"],
-            "calibration": ranker["calibration"],
-            "mean_probability": ranker["mean_probability"],
-            "click_rate": ranker["click_rate"],
-            "ece_by_placement": {name: one["ece"] for name, one in ranker["ece_by_placement"].items()},
-        },
+        "mdp": lambda work: page_processes.mdp(asked.seed, asked.processes, asked.pages),
+        "value": lambda work: page_value.value(asked.seed, asked.worlds, asked.sessions),
+        "globo": lambda work: next_page.globo(data, work, asked.seed, asked.questions),
+        "notifications": lambda work: journeys_notifications.notifications(work, asked.seed),
+        "dispatcher": lambda work: journeys_delivery.dispatcher_kills(work, asked.kills, asked.seed),
+        "segments": lambda work: journeys_segments.segments(work, data),
     }
 
 
-def _report(settings: Settings) -> dict[str, Any]:
-    (tag,) = registry.bundles(settings)
-    text = (registry.bundle_folder(settings, tag) / "report.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-journeys", description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("MARQUEE_DATA", "../shared/data"))
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=200, help="random decision processes")
+    parser.add_argument("--pages", type=int, default=100_000, help="of the large graph")
+    parser.add_argument("--worlds", type=int, default=4, help="simulated sites of each kind")
+    parser.add_argument("--sessions", type=int, default=20_000, help="simulated for each log, and for each policy")
+    parser.add_argument("--questions", type=int, default=0, help="asked of Globo at most; 0 asks all")
+    parser.add_argument("--kills", type=int, default=50, help="of dispatchers")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.only.split(",") if name not in PARTS]:
+        parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    for name, least in LEAST.items():
+        if getattr(asked, name) < least:
+            parser.error(f"--{name} must be at least {least:,}")
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())

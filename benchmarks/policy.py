@@ -20,8 +20,8 @@ from typing import Any, Final
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmarks.bad_bundles import bad_bundles, build_installation
+from benchmarks.campaigns import campaigns
 from benchmarks.coverage import coverage
-from benchmarks.journeys import journeys
 from benchmarks.learning import WORLDS, change, worlds
 from benchmarks.measure import say
 from benchmarks.position_bias import position_bias
@@ -42,7 +42,7 @@ def main() -> None:
             "change": lambda: change(asked.seed, asked.requests),
             "coverage": lambda: coverage(asked.seed),
             "position": position_bias,
-            "journey": lambda: journeys(Path(asked.data).absolute() / "completejourney", work / "journey"),
+            "journey": lambda: campaigns(Path(asked.data).absolute() / "completejourney", work / "journey"),
             "gate": lambda: _gate(work / "gate", asked.seed),
         }
         for name in asked.parts.split(","):

@@ -70,7 +70,8 @@ def write_features(settings: Settings, banner_ids: list[str], visitors: int, rng
     store = open_store(settings)
     online: Any = store._get_provider().online_store
     midnight = datetime.now(UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
-    ids = {view.name: [visitor_id(number) for number in range(visitors)] for view in VISITOR_VIEWS}
+    everybody = (*VISITOR_VIEWS, contract.VISITOR_SEGMENTS)
+    ids = {view.name: [visitor_id(number) for number in range(visitors)] for view in everybody}
     ids |= {view.name: sorted(banner_ids) for view in BANNER_VIEWS}
     for table in ONLINE_VIEWS:
         view, key = store.get_feature_view(table.name), entity_keys(table)[0]
@@ -208,6 +209,8 @@ def _put_campaigns(settings: Settings, capped: int) -> None:
 
 def _column(name: str, count: int, midnight: datetime, rng: np.random.Generator) -> pa.Array:
     """A feature's values, as a shop has them: small counts, shares of some categories, a last visit."""
+    if name == "segment":
+        return pa.array(rng.choice(["champions", "loyal", "lost"], count))
     if name == "category_affinity":
         return pa.array(_affinities(count, rng))
     if name == "last_seen_at":

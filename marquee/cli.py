@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from marquee import bench, console, experiments, explain, keys, managed, monitor, promotions, sessions, similar, upkeep
+from marquee import (
+    bench,
+    console,
+    experiments,
+    explain,
+    keys,
+    managed,
+    monitor,
+    notify,
+    promotions,
+    segments,
+    sessions,
+    similar,
+    upkeep,
+)
 from marquee.errors import MarqueeError, NothingToDo, SettingsError
 from marquee.options import Home, Json
 from marquee.options import command_settings as _settings
@@ -75,6 +89,12 @@ app.command(
     "   |   marquee catalogue apply spring.json   |   marquee catalogue export"
     "   |   marquee catalogue audit --limit 50",
 )(managed.catalogue)
+app.command("segments", epilog="Examples:  marquee segments   |   marquee segments --json")(segments.segments)
+app.command(
+    "notify",
+    epilog="Examples:  marquee notify dispatch   |   marquee notify dispatch --once"
+    "   |   marquee notify list --state dead   |   marquee notify retry-dead",
+)(notify.notify)
 app.command("monitor", epilog="Examples:  marquee monitor   |   marquee monitor --hours 48 --json")(monitor.monitor)
 
 DAYS = ["%Y-%m-%d"]
@@ -246,13 +266,16 @@ def evaluate(
     """Show what a bundle was worth on a window later than all it was trained on, and draw its report."""
     settings = _settings(home, after=None if tag else "train", existing=True)
     from training import registry
+    from training.pages.network_page import write_network
     from training.pipeline import require_latest_bundle
     from training.report import summary_lines, write_report
 
     tag = tag or require_latest_bundle(settings)
-    report = registry.load_bundle(settings, tag).report
-    page = write_report(settings, tag, report)
+    bundle = registry.load_bundle(settings, tag)
+    report, page = bundle.report, write_report(settings, tag, bundle.report)
     lines = [tag, *summary_lines(report), f"report: {page}"]
+    if bundle.pages:
+        lines.append(f"pages:  {write_network(settings, tag, bundle.pages)}")
     console.show({"bundle": tag, "report": str(page), **report}, lines, as_json)
 
 

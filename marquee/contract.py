@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from marquee.audience import NOTIFICATIONS as NOTIFICATIONS
+from marquee.audience import VISITOR_RESPONSES as VISITOR_RESPONSES
+from marquee.audience import VISITOR_SEGMENTS as VISITOR_SEGMENTS
 from marquee.ranker_features import RANKER_FEATURES as RANKER_FEATURES
 from marquee.ranker_features import feature_hash as feature_hash
 from marquee.tables import SQL_TYPES as SQL_TYPES
@@ -27,14 +30,23 @@ EVENT_KINDS: Final = (
     "click",
     "seen",
     "other",
+    "notification_sent",
+    "notification_opened",
+    "notification_clicked",
+    "notification_dismissed",
+    "notification_ignored",
 )
 """What a visitor can do. ``impression``, ``click`` and ``seen`` concern banners; ``order`` and ``return`` a line.
 
 An ``impression`` was sent to the page; it is ``seen`` once half of it was on the screen for a second, as the IAB and
-MRC have it.
+MRC have it. What was sent by mail or push, and what became of it, is told by the ``notification_`` kinds; they are no
+part of a visit.
 """
 
 BANNER_KINDS: Final = ("impression", "click", "seen")
+NOTIFICATION_KINDS: Final = tuple(kind for kind in EVENT_KINDS if kind.startswith("notification_"))
+VISIT_KINDS: Final = tuple(kind for kind in EVENT_KINDS if kind not in NOTIFICATION_KINDS)
+"""What happens in the shop; the others come in bursts, whenever somebody was written to."""
 PRODUCT_KINDS: Final = ("product_view", "favourite", "cart", "order", "return")
 IMPLICIT_WEIGHTS: Final = {"page_view": 1.0, "product_view": 1.0, "favourite": 1.5, "cart": 1.5, "order": 3.0}
 """How much interest in its product's category an event of this kind shows; other kinds show none."""
@@ -57,6 +69,8 @@ def required_by_kind(kind: str) -> tuple[str, ...]:
         + (("banner_id",) if kind in BANNER_KINDS else ())
         + (("placement_id", "impression_id") if kind == "impression" else ())
         + (("impression_id",) if kind == "seen" else ())
+        + (("notification_id",) if kind in NOTIFICATION_KINDS else ())
+        + (("notification_type",) if kind == "notification_sent" else ())
     )
 
 
@@ -100,8 +114,13 @@ EVENTS = Table(
         Column("policy", "string", about="Logging policy that drew the slate."),
         Column("propensity", "float", about="Probability of this banner here given those above it, in (0, 1]."),
         Column("features", "string", about="JSON object: the ranker's inputs, and as_of when each was known."),
+        Column("notification_id", "string", about="Joins what became of it to its sending; for notification kinds."),
+        Column("notification_type", "string", about="What kind of message; required for notification_sent."),
     ),
 )
+
+BOUNDED: Final = tuple(name for name in EVENTS.names if name.endswith("_id") or name == "notification_type")
+"""Names in the events table: ``LONGEST_ID`` characters at most, and an empty one is none."""
 
 PRODUCTS = Table(
     "products",
@@ -354,11 +373,14 @@ MART_TABLES: Final[dict[str, Table]] = {
     for table in (
         VISITOR_FEATURES_28D,
         VISITOR_FEATURES_365D,
+        VISITOR_SEGMENTS,
+        VISITOR_RESPONSES,
         BANNER_FEATURES_28D,
         SESSION_FEATURES,
         SESSION_MOMENTS,
         BANNER_CATALOGUE,
         PRODUCT_CATEGORY_PERIODS,
         TRAINING_ROWS,
+        NOTIFICATIONS,
     )
 }

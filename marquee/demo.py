@@ -170,12 +170,15 @@ def _ask(settings: Settings, address: str) -> list[dict[str, Any]]:
 
 def _evaluate(settings: Settings) -> tuple[dict[str, Any], list[str]]:
     from training import registry
+    from training.pages.network_page import write_network
     from training.report import summary_lines, write_report
 
     tag = registry.champion(settings)
     if tag is None:
         raise MarqueeError("no bundle was promoted")
     bundle = registry.load_bundle(settings, tag)
+    if bundle.pages:
+        write_network(settings, tag, bundle.pages)
     lines = [f"{tag}, on impressions later than all it was trained on", *summary_lines(bundle.report)]
     if settings.source != "simulator":
         write_report(settings, tag, bundle.report)

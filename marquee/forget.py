@@ -25,6 +25,7 @@ from marquee.traces import Trace, find_visitor, require_installation
 Counts = dict[str, int]
 LOGS: Final = (
     *("log/deleted.jsonl", "airflow/logs", "dbt/logs", "lineage", "reports", "spark", "quarantine", "decisions"),
+    "notifications",
     "airflow.log",
     "service.log",
 )
@@ -210,6 +211,12 @@ def _counters(settings: Settings, person: Person) -> Counts:
     return {"showings": erase_counters(settings, person)}
 
 
+def _notifications(settings: Settings, person: Person) -> Counts:
+    from serving.erasure import erase_outbox
+
+    return {"outbox": erase_outbox(settings, person)}
+
+
 def _registry(settings: Settings, person: Person) -> Counts:
     """A promotion's reason is the only place where the registry may name anybody."""
     from marquee.sqlite import erase_from_sqlite
@@ -251,6 +258,7 @@ STORES: Final = (
     Store("warehouse", _warehouse),
     Store("features", _features),
     Store("counters", _counters),
+    Store("notifications", _notifications),
     Store("registry", _registry),
     Store("logs and reports", _logs),
 )

@@ -84,6 +84,35 @@ class Settings(BaseSettings):
     traces_url: str | None = Field(None, description="http://… of an OTLP collector that gets traces of requests.")
     as_of: datetime | None = Field(None, description="Serve as if it were this moment (UTC); for replays and demos.")
     attribution_days: float = Field(1.0, gt=0, description="A click counts this many days after its impression.")
+    notification_hours: float = Field(
+        72.0, gt=0, le=720, description="Hours after which a notification that nobody answered was ignored."
+    )
+    notify_weekly: int = Field(
+        3, ge=0, le=50, description="Most notifications a visitor gets in seven days, whatever the segment."
+    )
+    notify_quiet: str = Field(
+        "21:00-09:00",
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
+        description="Hours at which nobody is notified, by the clock where the visitor is.",
+    )
+    notify_time_zone: str = Field("UTC", description="Time zone of visitors whose country is not known.")
+    notify_email: Literal["file", "webhook", "smtp"] = Field("file", description="What sends notifications by e-mail.")
+    notify_push: Literal["file", "webhook", "smtp"] = Field("file", description="What sends push notifications.")
+    notify_webhook: Literal["file", "webhook", "smtp"] = Field(
+        "file", description="What sends notifications that a system of the shop's delivers."
+    )
+    notify_webhook_url: SecretStr | None = Field(None, description="https://… that gets notifications as JSON.")
+    notify_webhook_secret: SecretStr | None = Field(None, description="Signs what that URL gets.")
+    notify_smtp_url: SecretStr | None = Field(
+        None, description="smtps://user:password@host:port of the mail server, or smtp://… for one with STARTTLS."
+    )
+    notify_from: str | None = Field(None, description="Sender of mails, such as Shop <news@shop.example>.")
+    notify_addresses: Path | None = Field(None, description="CSV file of visitor_id and address, for mails.")
+    notify_messages: Path | None = Field(None, description="TOML file of what notifications say, by type.")
+    notify_tries: int = Field(8, ge=1, le=50, description="How often a notification is tried before it is given up.")
+    notify_timeout: float = Field(
+        10.0, gt=0, le=60, description="Seconds for each step of sending a notification: connecting, and each answer."
+    )
     exploration: float = Field(0.05, ge=0, le=1, description="Share of each draw that is uniform over the eligible.")
     temperature: float = Field(0.0, ge=0, description="Of a softmax over click probabilities; 0 takes the best.")
     heads: int = Field(0, ge=0, le=1_000, description="Posterior draws that Thompson sampling decides by; 0 for none.")
@@ -204,6 +233,11 @@ class Settings(BaseSettings):
     def shadow(self) -> Path:
         """What shadows would have shown."""
         return self.home / "shadow"
+
+    @property
+    def notifications(self) -> Path:
+        """The outbox of notifications, and what file senders wrote."""
+        return self.home / "notifications"
 
     @property
     def lineage_folder(self) -> Path:

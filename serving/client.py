@@ -17,8 +17,20 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_att
 
 from marquee.catalogue import Banner, Campaign, Placement, Product, Record
 from serving import client_calls as calls
-from serving.client_calls import BUSY, AnswerType, ApiError, Call, Circuit, ClientError, Products, Slate, Unreachable
+from serving.client_calls import (
+    BUSY,
+    AnswerType,
+    ApiError,
+    Call,
+    Circuit,
+    ClientError,
+    Pages,
+    Products,
+    Slate,
+    Unreachable,
+)
 from serving.http.catalogue_bodies import Changed
+from serving.notification_schemas import Schedule
 from serving.product_schemas import SimilarAsked
 from serving.schemas import Accepted, Event, RecommendedBanner, RequestContext
 
@@ -32,11 +44,13 @@ __all__ = [
     "Client",
     "ClientError",
     "Event",
+    "Pages",
     "Placement",
     "Product",
     "Products",
     "RecommendedBanner",
     "RequestContext",
+    "Schedule",
     "Slate",
     "Unreachable",
 ]
@@ -64,7 +78,8 @@ class Client:
 
     Raises:
         ApiError: the service refuses; its fields say why.
-        Unreachable: there is no answer in time. ``recommend``, ``recommend_all`` and ``similar`` never raise this.
+        Unreachable: there is no answer in time. ``recommend``, ``recommend_all``, ``similar`` and
+            ``next_pages`` never raise this.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 0.3) -> None:
@@ -98,6 +113,14 @@ class Client:
         """What is like a product and, with a visitor, likely to please them; best first."""
         asked = SimilarAsked(visitor_id=visitor_id, n=n, category_id=category_id)
         return self._send(calls.similar(product_id, asked))
+
+    def next_pages(self, path: Sequence[str], n: int = 5) -> Pages:
+        """Which pages come next after those of a session, newest last, and which one to recommend."""
+        return self._send(calls.next_pages(path, n))
+
+    def schedule(self, visitor_id: str, limit: int = 100, cursor: str | None = None) -> Schedule:
+        """What a visitor was sent and is to be sent, latest due first; ``cursor`` is that of the page before."""
+        return self._send(calls.schedule(visitor_id, limit, cursor))
 
     def report(self, events: Event | Iterable[Event]) -> Accepted:
         """Report events; those accepted are durable."""
@@ -185,6 +208,14 @@ class AsyncClient:
         """What is like a product and, with a visitor, likely to please them; best first."""
         asked = SimilarAsked(visitor_id=visitor_id, n=n, category_id=category_id)
         return await self._send(calls.similar(product_id, asked))
+
+    async def next_pages(self, path: Sequence[str], n: int = 5) -> Pages:
+        """Which pages come next after those of a session, newest last, and which one to recommend."""
+        return await self._send(calls.next_pages(path, n))
+
+    async def schedule(self, visitor_id: str, limit: int = 100, cursor: str | None = None) -> Schedule:
+        """What a visitor was sent and is to be sent, latest due first; ``cursor`` is that of the page before."""
+        return await self._send(calls.schedule(visitor_id, limit, cursor))
 
     async def report(self, events: Event | Iterable[Event]) -> Accepted:
         """Report events; those accepted are durable."""

@@ -21,6 +21,8 @@ from marquee.catalogue import KINDS, Record
 from marquee.errors import MarqueeError
 from serving.http.catalogue_bodies import Changed
 from serving.http.problems import Fault, ProblemBody
+from serving.notification_schemas import Schedule, ScheduleAsked
+from serving.page_schemas import NextPages, NextRequest
 from serving.product_schemas import ProductList, SimilarAsked
 from serving.schemas import (
     Accepted,
@@ -72,6 +74,12 @@ class Slate(RecommendResponse):
 
 class Products(ProductList):
     """A list of products; ``fallback`` as in ``Slate``."""
+
+    fallback: str | None  # type: ignore[assignment]
+
+
+class Pages(NextPages):
+    """Probable next pages and the one to recommend; ``fallback`` as in ``Slate``."""
 
     fallback: str | None  # type: ignore[assignment]
 
@@ -176,6 +184,20 @@ def similar(product_id: str, asked: SimilarAsked) -> Call[Products]:
     path = f"/v1/products/{quote(product_id, safe='')}/similar?{query}"
     missing = Products(products=[], based_on=[], bundle="", fallback=UNREACHABLE)
     return Call("GET", path, b"", Products.model_validate_json, missing)
+
+
+def next_pages(path: Sequence[str], n: int) -> Call[Pages]:
+    """Ask which pages come next, and which one to recommend."""
+    body = NextRequest(path=tuple(path), n=n).model_dump_json().encode()
+    missing = Pages(next=[], recommended=None, current=None, bundle="", fallback=UNREACHABLE)
+    return Call("POST", "/v1/pages/next", body, Pages.model_validate_json, missing)
+
+
+def schedule(visitor_id: str, limit: int, cursor: str | None) -> Call[Schedule]:
+    """Ask what a visitor was sent and is to be sent."""
+    asked = ScheduleAsked(visitor_id=visitor_id, limit=limit, cursor=cursor)
+    query = urlencode(asked.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+    return Call("GET", f"/v1/notifications/schedule?{query}", b"", Schedule.model_validate_json)
 
 
 def report(events: Event | Iterable[Event]) -> Call[Accepted]:

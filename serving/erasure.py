@@ -1,9 +1,13 @@
-"""Taking a person out of the counters. What there is decides: a file that exists, and a Valkey that has an address."""
+"""Taking a person out of the counters and the outbox.
+
+What there is decides: a file that exists, and a Valkey that has an address.
+"""
 
 from __future__ import annotations
 
 from contextlib import closing
 
+from marquee.outbox import outbox_file
 from marquee.person import Person
 from marquee.settings import Settings
 from marquee.sqlite import erase_from_sqlite
@@ -24,6 +28,16 @@ def erase_counters(settings: Settings, person: Person) -> int:
         return erased
     with closing(ValkeyCounters(settings)) as counters:
         return erased + counters.forget(person.visitor_id)
+
+
+def erase_outbox(settings: Settings, person: Person) -> int:
+    """Drop a person's notifications, sent or not; returns how many. What file senders wrote is text, starred out there.
+
+    Raises:
+        MarqueeError: the outbox is never free.
+    """
+    # A running dispatcher writes here, and overwrites what it deletes.
+    return erase_from_sqlite(outbox_file(settings), person, {"visitor_id": person.visitor_id}, compact=False)
 
 
 def count_counters(settings: Settings, person: Person) -> int:

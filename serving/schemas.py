@@ -17,7 +17,21 @@ OptionalId = Annotated[
     BeforeValidator(lambda value: None if value == "" else value),
 ]
 Kind = Literal[
-    "page_view", "product_view", "favourite", "cart", "order", "return", "impression", "click", "seen", "other"
+    "page_view",
+    "product_view",
+    "favourite",
+    "cart",
+    "order",
+    "return",
+    "impression",
+    "click",
+    "seen",
+    "other",
+    "notification_sent",
+    "notification_opened",
+    "notification_clicked",
+    "notification_dismissed",
+    "notification_ignored",
 ]
 Device = Literal["desktop", "mobile", "tablet", "unknown"]
 Fallback = Literal[
@@ -168,6 +182,8 @@ class Event(BaseModel):
     policy: str | None = None
     propensity: float | None = Field(default=None, gt=0, le=1)
     features: str | None = None
+    notification_id: OptionalId = None
+    notification_type: OptionalId = None
 
     @model_validator(mode="after")
     def _needs_of_its_kind(self) -> Event:

@@ -13,6 +13,7 @@ import numpy as np
 from prometheus_client import Counter, Histogram
 
 from features.matrix import Floats
+from features.online_reads import OnlineVisitor
 from marquee.settings import Settings, settings_now
 from serving.clicks import Click, ClickLinks
 from serving.counters import Counters
@@ -146,8 +147,8 @@ class Scorer:
         """[B] arrays of the champion's banners' counts."""
         return self.lineup.champion.banner_counts
 
-    def known(self, visitor_id: str) -> tuple[dict[str, Any] | None, Fallback | None]:
-        """The visitor's online features as of now, or why there are none."""
+    def known(self, visitor_id: str) -> tuple[OnlineVisitor, Fallback | None]:
+        """The visitor's online features and segment as of now, and why there are no features."""
         return _visitor(self.lineup.champion, visitor_id, self._clock())
 
     def running(self) -> Running:
@@ -189,15 +190,14 @@ class Scorer:
         session = self._sessions.current(request, now) if self._sessions else CurrentSession(None)
         as_of["session_at"] = session.features and session.features["feature_at"].isoformat()
         as_of["is_session_given"] = session.is_given
-        segment = (visitor or {}).get("segment")
-        ask = _ask(request, now, segment)
+        ask = _ask(request, now, visitor.segment)
         shows = self._shows(ask)
         if shows is None:  # what cannot be counted is not shown: as to a stranger without a session
             ask, shows, fallback = replace(ask, visitor_id=None, session_id=None), Shows.none(), "counters_unavailable"
         if board.counted_at is None:
             fallback = "features_unavailable"
         context = Context(request.placement, request.context.device, np.datetime64(now, "us"), session.features)
-        inputs = Inputs(request_id, context, request.n, visitor, ask, shows, self._spent_now(), elsewhere)
+        inputs = Inputs(request_id, context, request.n, visitor.features, ask, shows, self._spent_now(), elsewhere)
         return Read(inputs, as_of, fallback)
 
     def _shows(self, ask: Ask) -> Shows | None:
@@ -272,16 +272,14 @@ def _ask(request: RecommendRequest, now: datetime, segment: str | None) -> Ask:
     )
 
 
-def _visitor(
-    standing: Standing, visitor_id: str | None, now: datetime
-) -> tuple[dict[str, Any] | None, Fallback | None]:
+def _visitor(standing: Standing, visitor_id: str | None, now: datetime) -> tuple[OnlineVisitor, Fallback | None]:
     if visitor_id is None:
-        return None, "cold_visitor"
+        return OnlineVisitor(), "cold_visitor"
     try:
         visitor = standing.reads.read(visitor_id, now)
     except Exception:  # whatever the online store raises, a page view still gets its banners
-        return None, "features_unavailable"
-    return visitor, None if visitor else "cold_visitor"
+        return OnlineVisitor(), "features_unavailable"
+    return visitor, None if visitor.features else "cold_visitor"
 
 
 def _lines(

@@ -24,6 +24,7 @@ from features.session import KEPT_HOURS, SessionEvent, category_at, microseconds
 from features.session_store import SessionStore, SessionStoreError
 from ingestion.event_forms import EventForm, decode_lines
 from ingestion.event_stream import parse_event, pending_part
+from marquee import contract
 from marquee.settings import Settings, settings_now
 
 POLL_SECONDS: Final = 0.05
@@ -117,6 +118,8 @@ class Feed(ABC):
         count = 0
         for event in valid_events(data):
             at = microseconds(event.occurred_at)
+            if event.kind in contract.NOTIFICATION_KINDS:  # no part of a visit
+                continue
             if not first <= at <= last:
                 continue
             product_id = event.product_id or None

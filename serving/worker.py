@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 
 from features.session_store import open_session_store
 from ingestion.catalogue_store import CatalogueStore
 from ingestion.stream_choice import open_event_stream
+from marquee.outbox import Entry, open_outbox, outbox_file
 from marquee.settings import Settings, settings_now
 from serving.clicks import ClickLog, open_links
 from serving.counters import open_counters
 from serving.decision_log import DecisionLog
 from serving.keys import KeyRing
 from serving.live_catalogue import Live
+from serving.pages import PageAnswers
 from serving.products import ProductLists
 from serving.responder import Responder
 from serving.schemas import RecommendRequest, RecommendResponse, RecommendResponses
@@ -42,6 +45,8 @@ class Worker:
         self.clicks = ClickLog(self.stream, lambda: settings_now(settings))
         self.scorer = Scorer(settings, VisitorSessions(settings, store), self.counters, links=self.links)
         self.products = ProductLists(lambda: self.scorer.lineup.champion, self.sessions.session)
+        self.pages = PageAnswers(lambda: self.scorer.lineup.champion)
+        self.outbox = open_outbox(settings)
         self.decisions = DecisionLog(settings, writer) if settings.explain_days else None
         self.responder = Responder(settings, self.scorer, self.stream, self.decisions, Shadow(settings))
 
@@ -60,6 +65,12 @@ class Worker:
         """The catalogue that answers now."""
         return self.scorer.lineup.champion.board.live
 
+    def notifications(self, visitor_id: str, limit: int, before: tuple[datetime, str] | None) -> list[Entry]:
+        """A visitor's notifications, latest due first; see ``Outbox.of_visitor``."""
+        if not outbox_file(self.settings).exists():  # nothing was ever planned, and asking makes no file
+            return []
+        return self.outbox.of_visitor(visitor_id, limit, before)
+
     async def answer(self, request: RecommendRequest) -> RecommendResponse | RecommendResponses:
         """The slate, durable when this returns; ``TryAgain`` when it could not be made durable."""
         return await self.responder.answer(request)
@@ -76,6 +87,7 @@ class Worker:
         self.sessions.stop()
         self.stream.close()
         self.counters.close()
+        self.outbox.close()
         if self.decisions:
             self.decisions.stop()
         self.keys.stop()

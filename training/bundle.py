@@ -18,6 +18,7 @@ from training.banner_effects import BannerEffects, with_effects
 from training.catalogue import Catalogue
 from training.eligibility import eligible_banners
 from training.inputs import Context, Inputs
+from training.pages.page_model import PageModel
 from training.product_model import ProductModel
 from training.ranker import Ranker
 from training.towers import Towers, banner_inputs, visitor_inputs
@@ -29,6 +30,8 @@ NEW_SHARE = 0.2
 FILES = ("manifest.json", "towers.npz", "ranker.ubj", "calibration.json", "report.json")
 PRODUCTS = "products.npz"
 """Only in a bundle with a product model."""
+PAGES = "pages.npz"
+"""Only in a bundle with a page model."""
 
 
 class Bundle:
@@ -37,6 +40,7 @@ class Bundle:
     Args:
         catalogue: banners to score instead of those that it was trained with.
         products: which products come next; None where there were too few product events.
+        pages: which pages come next; None where there were too few visits of pages.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class Bundle:
         report: dict[str, Any],
         catalogue: Catalogue | None = None,
         products: ProductModel | None = None,
+        pages: PageModel | None = None,
     ) -> None:
         self.manifest = manifest
-        self.products = products
+        self.products, self.pages = products, pages
         self.report = report
         self.towers = towers
         self.ranker = ranker
@@ -74,7 +79,7 @@ class Bundle:
 
         A banner that training did not see has no embedding, the mean worth of a click and the prior's effect.
         """
-        return Bundle(self.manifest, self.towers, self.ranker, self.report, catalogue, self.products)
+        return Bundle(self.manifest, self.towers, self.ranker, self.report, catalogue, self.products, self.pages)
 
     def visitor_shares(self, visitor: dict[str, Any] | None) -> NDArray[np.float32]:
         """The visitor's category shares, [1, C]; zeros for a visitor not known. Not to be changed."""
@@ -183,13 +188,16 @@ class Bundle:
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into an existing folder."""
-        described = self.products.described() if self.products else None
-        _write_json(folder / "manifest.json", self.manifest | {"products": described})
+        parts = {"products": self.products, "pages": self.pages}
+        described = {name: part.described() if part else None for name, part in parts.items()}
+        _write_json(folder / "manifest.json", self.manifest | described)
         _write_json(folder / "report.json", self.report)
         self.towers.save(folder / "towers.npz")
         self.ranker.save(folder)
         if self.products:
             self.products.save(folder / PRODUCTS)
+        if self.pages:
+            self.pages.save(folder / PAGES)
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
@@ -209,9 +217,12 @@ class Bundle:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if manifest.get("feature_service") != feature_service():
             raise BundleError(f"{folder}: reads other feature views than this version serves; train again")
-        told = manifest.get("products")  # bundles of older versions do not say
+        told = manifest.get("products")  # bundles of older versions say neither
         products = ProductModel.load(folder / PRODUCTS, told) if told else None
-        return cls(manifest, Towers.load(folder / "towers.npz"), Ranker.load(folder), report, products=products)
+        told = manifest.get("pages")
+        pages = PageModel.load(folder / PAGES, told) if told else None
+        towers, ranker = Towers.load(folder / "towers.npz"), Ranker.load(folder)
+        return cls(manifest, towers, ranker, report, products=products, pages=pages)
 
 
 def _worth(manifest: dict[str, Any], catalogue: Catalogue) -> Floats:
@@ -243,7 +254,7 @@ def feature_service() -> dict[str, list[str]]:
 
 def bundle_files(folder: Path) -> tuple[str, ...]:
     """Names of the files that the bundle in a folder consists of."""
-    return (*FILES, PRODUCTS) if (folder / PRODUCTS).is_file() else FILES
+    return (*FILES, *(name for name in (PRODUCTS, PAGES) if (folder / name).is_file()))
 
 
 def content_hash(folder: Path) -> str:

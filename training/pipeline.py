@@ -24,6 +24,7 @@ from training.click_value import click_values
 from training.dataset import Dataset, load_dataset, read_category_titles
 from training.evaluation import embedding_ids, evaluate_policy, evaluate_retrieval
 from training.flagging import exclusion_report, flag_sessions
+from training.pages.page_fitting import fit_page_model
 from training.product_fitting import product_model
 from training.ranker import Ranker, RankerSettings, fit_ranker
 from training.ranker_evaluation import evaluate_ranker
@@ -74,8 +75,9 @@ def assemble_bundle(settings: Settings) -> str:
     data = load_dataset(settings)
     towers, ranker = Towers.load(work / "towers.npz"), Ranker.load(work)
     products, products_report = product_model(settings, data.split.test_starts_at)
+    pages, pages_report = fit_page_model(settings, data.split.test_starts_at)
     manifest = _manifest(settings, data) | _banner_effects(settings, data, ranker)
-    bundle = Bundle(manifest, towers, ranker, {}, products=products)
+    bundle = Bundle(manifest, towers, ranker, {}, products=products, pages=pages)
     bundle.report = {
         "snapshot": data.snapshot,
         "test_starts_at": str(data.split.test_starts_at),
@@ -89,6 +91,7 @@ def assemble_bundle(settings: Settings) -> str:
         "ranker": evaluate_ranker(data, ranker, settings.seed),
         "retrieval": evaluate_retrieval(data, towers, _product_scores(settings, data)),
         "products": products_report,
+        "pages": pages_report,
         "policy": evaluate_policy(data, bundle, settings),
         "reference": reference_statistics(settings, data, bundle),
     }

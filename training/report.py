@@ -39,7 +39,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f" original formula {retrieval['recall_original']:.3f},"
             f" blended with the towers {retrieval['recall_blend']:.3f}"
         )
-    return lines + _product_lines(report.get("products")) + _policy_lines(policy)
+    lines += _product_lines(report.get("products")) + _page_lines(report.get("pages"))
+    return lines + _policy_lines(policy)
 
 
 def _verdict(ranker: dict[str, Any]) -> list[str]:
@@ -82,6 +83,28 @@ def _product_lines(products: dict[str, Any] | None) -> list[str]:
     ndcg = products["ndcg"]
     others = ", ".join(f"{name} {ndcg[name]:.3f}" for name in ("similarity", "taste", "popular"))
     return [f"{told}; NDCG@20 {ndcg['blend']:.3f} in {products['questions']:,} later sessions, {others}"]
+
+
+def _page_lines(pages: dict[str, Any] | None) -> list[str]:
+    """What the page model predicts and what its policy is worth; bundles of older versions have none."""
+    if pages is None:
+        return []
+    if "skipped" in pages:
+        return [f"pages          no model: {pages['skipped']}"]
+    predicted, policy = pages["next_page"], pages["policy"]
+    told = [f"pages          {pages['pages']:,} in {pages['clusters']['count']:,} clusters, learnt from"]
+    told[0] += f" {pages['model']['visits']:,} visits"
+    if predicted["steps"]:
+        order = predicted[f"order_{pages['model']['order']}"]["mrr@20"]
+        first = predicted["first_order"]["mrr@20"]["value"]
+        told.append(
+            f"  next page    MRR@20 {interval(order)} in {predicted['steps']:,} later steps, first order {first:.4f}"
+        )
+    if policy["sessions"]:
+        value = policy["value"]
+        gain = f"gains {interval(value['gain'])} on" if value["gain"] else "cannot say what it gains on"
+        told.append(f"  page policy  {gain} {interval(value['actual'])} of {policy['sessions']:,} later sessions")
+    return told
 
 
 def _policy_lines(policy: dict[str, Any]) -> list[str]:

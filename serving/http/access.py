@@ -19,6 +19,7 @@ _SCOPES: Final = {
     ("POST", "/v1/visitors/features"): "read",
     ("POST", "/v1/model"): "read",
     ("POST", "/v1/products/recommend"): "recommend",
+    ("POST", "/v1/pages/next"): "recommend",
 }
 OPEN: Final = frozenset({"/", "/docs.json", "/v1/openapi.json", "/v1/docs"})
 """What anybody may read: how the API is used, and nothing of whom it serves."""

@@ -21,6 +21,8 @@ from serving.http import (
     event_query,
     measures,
     models,
+    notifications,
+    pages,
     products,
     snippet,
     visitors,
@@ -98,7 +100,7 @@ def _rest() -> FastAPI:
     for kind in (Problem, MarqueeError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _told)
     # The catalogue's paths of a product take whatever stands behind /products/, so they come last.
-    for one in (visitors, event_query, models, clicks, snippet, documents, products):
+    for one in (visitors, event_query, models, clicks, snippet, documents, notifications, pages, products):
         app.include_router(one.router)
     app.include_router(catalogue.router, prefix="/v1")
 

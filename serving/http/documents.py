@@ -25,6 +25,8 @@ TAGS: Final = [
     {"name": "visitors", "description": "See what is known of a visitor."},
     {"name": "models", "description": "See what answers."},
     {"name": "products", "description": "Ask which products are alike, or come next."},
+    {"name": "pages", "description": "Ask which page comes next, and which to recommend."},
+    {"name": "notifications", "description": "See what a visitor was sent and is to be sent."},
     {"name": "catalogue", "description": "Manage campaigns, banners, placements and products."},
 ]
 PROBLEMS: Final = {

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field
 from marquee import contract
 from marquee.erasure_requests import State, erasure_state, request_erasure
 from marquee.errors import MarqueeError
+from marquee.outbox import outbox_file
 from marquee.settings import Settings, settings_now
+from marquee.sqlite import delete_from_sqlite
 from serving.http.exports import as_json
 from serving.http.problems import Problem
 from serving.schemas import VisitorFeatures, VisitorRequest
@@ -36,7 +38,7 @@ _EXAMPLE = {
 class VisitorCard(VisitorFeatures):
     """What is known of a visitor now, what they like, and what they did last."""
 
-    segment: str | None = Field(None, description="The customer segment, where the features tell of one.")
+    segment: str | None = Field(None, description="The customer segment, where they are in one.")
     affinities: dict[str, float] = Field(description="Shares of their interest by category, largest first.")
     recent: list[dict[str, Any]] = Field(description="Their last events, newest first, as GET /v1/events has them.")
 
@@ -64,7 +66,6 @@ def visitor(
     return VisitorCard.model_validate(
         known
         | {
-            "segment": (known["features"] or {}).get("segment"),
             "affinities": affinities(known["features"]),
             "recent": as_json(newest_events(worker.settings, visitor_id, recent)) if recent else [],
         }
@@ -91,7 +92,8 @@ def _known(worker: Worker, visitor_id: str) -> dict[str, Any]:
         "visitor_id": visitor_id,
         "session": session,
         "session_fallback": session_fallback,
-        "features": found,
+        "features": found.features,
+        "segment": found.segment,
         "fallback": fallback,
     }
 
@@ -126,6 +128,8 @@ def erase_visitor(request: Request, visitor_id: str) -> ErasureState:
     # Where a store is busy or down, the erasure's run has the patience that a request has not.
     with suppress(MarqueeError):
         drop_visitor(settings, visitor_id)
+    with suppress(MarqueeError):
+        delete_from_sqlite(outbox_file(settings), {"visitor_id": visitor_id}, seconds=1.0)
     found = erasure_state(settings, erasure_id)
     assert found is not None
     return _told(found)

@@ -17,7 +17,7 @@ from feast import Entity, FeatureService, FeatureView
 from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 from pydantic import BaseModel, ValidationError
 
-from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, entity_keys, feature_names, feature_objects
+from features.definitions import OFFLINE_VIEWS, RANKER_VIEWS, entity_keys, feature_names, feature_objects
 from features.freshness import TTL
 from features.matrix import READS, SESSION_FIELDS, VISITOR_FIELDS, Shares, ranker_matrix
 from ingestion.batch import check_event
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.tools
 
 FEAST_TYPES = {String: "string", Int64: "int", Float64: "float", Bool: "bool", UnixTimestamp: "timestamp"}
 PYTHON_TYPES = {str: "string", int: "int", float: "float", bool: "bool", datetime: "timestamp"}
-FEATURE_TABLES = ONLINE_VIEWS
+FEATURE_TABLES = RANKER_VIEWS
 
 
 # --- Feast --------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ FEATURE_TABLES = ONLINE_VIEWS
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made = feature_objects(tmp_path_factory.mktemp("offline"), {"ranker_0123": READS})
     by_name = {made_object.name: made_object for made_object in made}
-    assert len(by_name) == len(made) == 3 + 4 + 2
+    assert len(by_name) == len(made) == 3 + 5 + 2
     return by_name
 
 
@@ -68,7 +68,7 @@ def test_feast_views_are_the_feature_tables(objects: dict[str, Any]) -> None:
 
 def test_feast_services_hold_what_is_read(objects: dict[str, Any]) -> None:
     services = {name: service for name, service in objects.items() if isinstance(service, FeatureService)}
-    whole = {table.name: feature_names(table) for table in ONLINE_VIEWS}
+    whole = {table.name: feature_names(table) for table in RANKER_VIEWS}
     held = {"training_set": whole, "ranker_0123": READS}
     assert set(services) == set(held)
     compared = 0
@@ -208,7 +208,7 @@ def test_event_schema_is_the_events_table() -> None:
 def test_literals_are_the_contracts() -> None:
     assert typing.get_args(schemas.Kind) == contract.EVENT_KINDS
     assert typing.get_args(schemas.Device) == contract.DEVICES
-    assert len(contract.EVENT_KINDS) == 10
+    assert len(contract.EVENT_KINDS) == 15
     assert len(contract.DEVICES) == 4
 
 
@@ -258,9 +258,10 @@ def test_api_and_sources_draw_the_same_borders(field: str, value: Any, is_right:
 
 def test_every_optional_id_is_bounded_and_may_be_empty() -> None:
     event = {"event_id": "e", "kind": "page_view", "occurred_at": VALUES["occurred_at"], "visitor_id": "v"}
-    ids = [column.name for column in contract.EVENTS.columns if column.name.endswith("_id")]
+    ids = list(contract.BOUNDED)
+    assert set(ids) >= {column.name for column in contract.EVENTS.columns if column.name.endswith("_id")}
     optional = [name for name in ids if not contract.EVENTS.column(name).required]
-    assert (len(ids), len(optional)) == (10, 8)
+    assert (len(ids), len(optional)) == (12, 10)
     for name in ids:
         with pytest.raises(ValidationError, match=name):
             schemas.Event.model_validate(event | {name: "x" * (LONGEST_ID + 1)})

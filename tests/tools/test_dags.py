@@ -42,6 +42,7 @@ TASKS: dict[str, dict[str, list[str]]] = {
         "assemble_bundle": ["train_ranker", "train_retrieval"],
     },
     "promote_bundle": {"judge_and_promote": []},
+    "plan_notifications": {"plan_and_enqueue": []},
     "monitor_bundle": {"watch_champion": []},
 }
 """Tasks of each DAG with those they wait for."""
@@ -151,7 +152,8 @@ def test_assets_chain_the_dags(bag: dict[str, Any]) -> None:
     ]
     assert sorted(outlets) == sorted((dag_id, task, asset) for dag_id, task, asset, _ in CHAIN)
     waiting = {dag_id: dag["waits_for"] for dag_id, dag in bag["dags"].items()}
-    assert waiting == {"ingest_events": [], "monitor_bundle": []} | {after: [asset] for _, _, asset, after in CHAIN}
+    expected = {"ingest_events": [], "monitor_bundle": []} | {after: [asset] for _, _, asset, after in CHAIN}
+    assert waiting == expected | {"plan_notifications": [schedule.TRAINING_ROWS_ASSET]}
     assert [bag["dags"][name]["schedule"] for name in ("ingest_events", "monitor_bundle")] == ["@hourly"] * 2
     assert bag["dags"]["ingest_events"]["params"] == ["path", "source"]
     assert bag["dags"]["transform_events"]["params"] == ["from_date", "full_refresh", "to_date"]

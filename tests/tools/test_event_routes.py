@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.testclient import TestClient
 
+from features.online_reads import OnlineVisitor
 from features.session import SessionEvent
 from features.session_store import open_session_store
 from ingestion.event_query import Wanted, read_page
@@ -293,10 +294,12 @@ class Known:
     def session(self, visitor_id: str) -> tuple[None, str]:
         return None, "no_session"
 
-    def known(self, visitor_id: str) -> tuple[dict[str, Any] | None, str | None]:
+    def known(self, visitor_id: str) -> tuple[OnlineVisitor, str | None]:
         if visitor_id != PERSON:
-            return None, "cold_visitor"
-        return {"view_count_28d": 4, "category_affinity": '{"shoes": 0.25, "boots": 0.75}', "segment": "loyal"}, None
+            return OnlineVisitor(), "cold_visitor"
+        return OnlineVisitor(
+            {"view_count_28d": 4, "category_affinity": '{"shoes": 0.25, "boots": 0.75}'}, "loyal"
+        ), None
 
 
 def test_a_card_shows_what_is_known_and_the_last_events(api: TestClient, settings: Settings) -> None:

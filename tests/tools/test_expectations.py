@@ -47,6 +47,8 @@ def event(event_id: str, kind: str, minute: int = 0, **other: Any) -> dict[str, 
         row |= {"product_id": "p1", "quantity": 1.0, "amount": 0.0}
     if kind in contract.BANNER_KINDS:
         row |= {"banner_id": "b1", "impression_id": "i1", "placement_id": "home", "position": 0, "propensity": 1.0}
+    if kind in contract.NOTIFICATION_KINDS:
+        row |= {"notification_id": "n1", "notification_type": "price_drop"}
     return row | other
 
 
@@ -103,7 +105,7 @@ def good_batch_drift() -> pd.DataFrame:
     """The furthest that passes without a warning."""
     row = {"main_day_volume": 0.5, "most_daily_volume": 2.0, "click_rate_ratio": 0.5}
     row |= {"events_per_visitor_ratio": 2.0, "unknown_device_shift": -0.1}
-    row |= {f"{kind}_shift": 0.15 for kind in contract.EVENT_KINDS}
+    row |= {f"{kind}_shift": 0.15 for kind in contract.VISIT_KINDS}
     row |= {f"missing_{name}_rise": 0.1 for name in OPTIONAL}
     return pd.DataFrame([row | {"lag_rise_hours": 24.0}])
 
@@ -155,6 +157,8 @@ EVENTS = [
     put("banner_id", None, "click"),
     put("placement_id", None, "impression"),
     put("impression_id", None, "impression"),
+    put("notification_id", None, "notification_opened"),
+    put("notification_type", None, "notification_sent"),
     put("position", -1, "impression"),
     put("quantity", -0.5, "order"),
     put("amount", -0.01, "order"),
@@ -221,7 +225,7 @@ BATCH_DRIFT = [
     put("events_per_visitor_ratio", 0.1),
     put("unknown_device_shift", 0.51),
     put("unknown_device_shift", 0.5),
-    *(put(f"{kind}_shift", shift) for kind in contract.EVENT_KINDS for shift in (-0.51, -0.5)),
+    *(put(f"{kind}_shift", shift) for kind in contract.VISIT_KINDS for shift in (-0.51, -0.5)),
     *(put(f"missing_{name}_rise", rise) for name in OPTIONAL for rise in (0.51, 0.5)),
     put("lag_rise_hours", 24.1),
 ]
@@ -250,7 +254,7 @@ TWO_SIDED = {
     "click_rate_ratio": (0.2, 0.5, 2.0, 5.0),
     "events_per_visitor_ratio": (0.1, 0.5, 2.0, 10.0),
     "unknown_device_shift": (-0.5, -0.1, 0.1, 0.5),
-    **{f"{kind}_shift": (-0.5, -0.15, 0.15, 0.5) for kind in contract.EVENT_KINDS},
+    **{f"{kind}_shift": (-0.5, -0.15, 0.15, 0.5) for kind in contract.VISIT_KINDS},
     "row_count_ratio": (0.5, 0.9, 10.0, 100.0),
 }
 """Measures with a limit on either side: refuse below, warn below, warn above, refuse above."""

@@ -26,7 +26,14 @@ from hypothesis import strategies as st
 
 from features import materialization
 from features.damage import damage_named
-from features.definitions import OFFLINE_VIEWS, ONLINE_VIEWS, VISITOR_VIEWS, feature_names, feature_objects
+from features.definitions import (
+    OFFLINE_VIEWS,
+    ONLINE_VIEWS,
+    RANKER_VIEWS,
+    VISITOR_VIEWS,
+    feature_names,
+    feature_objects,
+)
 from features.export import export_offline, offline_files
 from features.export_record import exports
 from features.freshness import TTL
@@ -77,13 +84,21 @@ def write_offline(folder: Path, table: contract.Table, stamps: list[Stamp]) -> N
     pq.write_table(pa.table(dict(zip(kinds, columns, strict=True))), folder / table.name / "2024-01-01.parquet")
 
 
+OTHERS: tuple[contract.Table, ...] = (
+    contract.SESSION_FEATURES,
+    contract.VISITOR_SEGMENTS,
+    contract.PRODUCT_CATEGORY_PERIODS,
+)
+"""Exported too; without rows here."""
+
+
 def write_marts(settings: Settings, visitors: list[Stamp], banners: list[Stamp]) -> None:
     """The feature marts as dbt would leave them, made in plain SQL."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(settings.warehouse)) as connection:
         connection.execute("create schema if not exists marts")
         tables: dict[contract.Table, list[Stamp]] = {RECENT: visitors, YEAR: visitors, BANNERS: banners}
-        for table, stamps in (tables | {contract.SESSION_FEATURES: [], contract.PRODUCT_CATEGORY_PERIODS: []}).items():
+        for table, stamps in (tables | {other: [] for other in OTHERS}).items():
             columns = ", ".join(f"{c.name} {contract.SQL_TYPES[c.type]} not null" for c in table.columns)
             connection.execute(f"create or replace table marts.{table.name} ({columns})")
             marks = ", ".join("?" for _ in table.columns)
@@ -244,8 +259,8 @@ def test_the_native_join_is_feasts_own(
     frame = impressions_frame(impressions).rename(columns={"impressed_at": "event_timestamp"})
     frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize("UTC")
     frame.loc[len(frame) - 1, ["visitor_id"]] = None
-    views = [store.get_feature_view(table.name) for table in ONLINE_VIEWS]
-    refs = [f"{table.name}:{name}" for table in ONLINE_VIEWS for name in feature_names(table)]
+    views = [store.get_feature_view(table.name) for table in RANKER_VIEWS]
+    refs = [f"{table.name}:{name}" for table in RANKER_VIEWS for name in feature_names(table)]
     own = store.get_historical_features(frame.copy(), refs).to_df()
     theirs = DuckDBOfflineStore.get_historical_features(
         store.config, views, refs, frame.copy(), store.registry, "marquee"
@@ -383,7 +398,7 @@ def test_materialising_again_changes_nothing_and_a_new_day_replaces(new_home: Ca
     assert found == {
         name: expected(RECENT, name, day) | expected(YEAR, name, day) for name, day in (("v0", 12), ("v1", 11))
     }
-    assert {moment.until for view, moment in materialized(settings).items()} == {EPOCH + 12 * DAY}
+    assert {materialized(settings)[table.name].until for table in RANKER_VIEWS} == {EPOCH + 12 * DAY}
 
 
 def write_build(settings: Settings, from_day: int | None) -> None:
@@ -670,7 +685,8 @@ def test_export_is_the_marts_in_utc_microseconds(new_home: Callable[[], Settings
     settings = new_home()
     visitors, banners = [("v1", 5), ("v0", 7), ("v0", 6), ("v0", 5)], [("b0", 5)]
     write_marts(settings, visitors, banners)
-    assert export_offline(settings) == {RECENT.name: 4, YEAR.name: 4, BANNERS.name: 1, "session_features": 0}
+    counts = {RECENT.name: 4, YEAR.name: 4, BANNERS.name: 1, "session_features": 0, "visitor_segments": 0}
+    assert export_offline(settings) == counts
     compared = 0
     for table, stamps in ((RECENT, visitors), (YEAR, visitors), (BANNERS, banners)):
         folder = settings.features / "offline" / table.name

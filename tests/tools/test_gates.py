@@ -36,6 +36,8 @@ def event(event_id: str, kind: str, minute: int = 0, **other: Any) -> dict[str, 
         row |= {"product_id": "p1", "quantity": 1.0, "amount": 0.0}
     if kind in contract.BANNER_KINDS:
         row |= {"banner_id": "b1", "impression_id": "i1", "placement_id": "home", "position": 0, "propensity": 1.0}
+    if kind in contract.NOTIFICATION_KINDS:
+        row |= {"notification_id": "n1", "notification_type": "price_drop"}
     return row | other
 
 
@@ -399,6 +401,19 @@ def test_a_day_like_the_others_is_judged_and_passes(settings: Settings) -> None:
     ingest(Shop("shop", events(*day(7, 310, 58))), settings)
     (verdict,) = gate(settings)
     assert (verdict.passed, verdict.warnings, verdict.unjudged) == (True, (), ())
+
+
+@pytest.mark.parametrize("has_visits", [True, False])
+def test_a_burst_of_notifications_is_no_drift(settings: Settings, has_visits: bool) -> None:
+    week(settings)
+    at = datetime(2026, 1, 8, 23)
+    burst = [
+        event(f"n{i}", "notification_sent", visitor_id=f"w{i}", occurred_at=at, device=None, notification_id=f"n{i}")
+        for i in range(5_000)
+    ]
+    ingest(Shop("shop", events(*burst, *(day(7, 300, 60) if has_visits else []))), settings)
+    (verdict,) = gate(settings)
+    assert (verdict.passed, verdict.warnings) == (True, ())
 
 
 @pytest.mark.parametrize(

@@ -596,3 +596,36 @@ if __name__ == "__main__":
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     {"work": work, "stream": write_stream}[sys.argv[1]](Settings(home=Path(sys.argv[2])))
+
+
+# --- a warehouse and a log of an earlier version ----------------------------------------------------------------------
+
+
+def test_columns_that_came_later_are_added_and_older_batches_still_load(tmp_path: Path) -> None:
+    """A warehouse and batch files without the two columns of notifications; then events that have them."""
+    settings = Settings(home=tmp_path)
+    later = ("notification_id", "notification_type")
+    view = {"event_id": "e1", "kind": "page_view", "occurred_at": NOON, "visitor_id": "v1"}
+    ingest(Listed([Batch("events", records(contract.EVENTS, [view]))]), settings)
+    with connect(settings) as connection:
+        for name in later:
+            connection.execute(f"alter table raw.events drop column {name}")
+    old = records(contract.EVENTS, [view | {"event_id": "e2"}]).drop_columns(list(later))
+    append_batches(settings.log, Listed([Batch("events", records(contract.EVENTS, [view | {"event_id": "e2"}]))]))
+    (file,) = [
+        f
+        for f in (settings.log / "batches").glob("*/events-*.parquet")
+        if pq.read_table(f)["event_id"][0].as_py() == "e2"
+    ]
+    pq.write_table(old, file)
+    told = {"kind": "notification_sent", "notification_id": "n1", "notification_type": "price_drop"}
+    stream = EventStream(settings.log / "stream", "service-1")
+    stream.append([view | told | {"event_id": "e3"}])
+    stream.close()
+    load_pending(settings)
+    load_pending(settings)
+    with connect(settings) as connection:
+        found = connection.execute(f"select event_id, {', '.join(later)} from raw.events order by 1").fetchall()
+        columns = [name for name, *_ in connection.execute("describe raw.events").fetchall()]
+    assert found == [("e1", None, None), ("e2", None, None), ("e3", "n1", "price_drop")]
+    assert sorted(columns) == sorted([*contract.EVENTS.names, "batch_id"])

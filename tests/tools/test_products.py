@@ -64,7 +64,7 @@ def _later(events: Interactions, window: Interactions, moment: float) -> Any:
 def test_a_trained_bundle_has_a_product_model_and_its_tag_covers_it(installation: Settings, tmp_path: Path) -> None:
     tag = require_latest_bundle(installation)
     folder = registry.bundle_folder(installation, tag)
-    assert bundle_files(folder)[-1] == PRODUCTS
+    assert PRODUCTS in bundle_files(folder)
     bundle = Bundle.load(folder)
     assert bundle.products is not None
     assert bundle.manifest["products"] == bundle.products.described()

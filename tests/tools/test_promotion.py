@@ -43,6 +43,7 @@ CHECKS = (
     "log loss against champion",
     "segment harm",
     "list stability",
+    "segment harm against popular",
     "skew",
     "latency",
     "size",

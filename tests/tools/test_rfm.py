@@ -156,6 +156,18 @@ def test_recency_is_the_right_way_round(gift_shop: Settings) -> None:
     assert all(newer[2] < older[1] for newer, older in pairwise(rows))
 
 
+def test_the_newest_and_most_frequent_are_champions(gift_shop: Settings) -> None:
+    """All but one, whose seven orders came to 191 pounds: the grid knows money too."""
+    best = query(
+        gift_shop,
+        "select customer_id, segment, m_score from marts.rfm_scores join marts.customer_segments using (customer_id) "
+        "where rfm_scores.r_score = 5 and f_score = 5",
+    )
+    others = [row for row in best if row[1] != "champions"]
+    assert len(best) == 439
+    assert [(segment, m_score) for _, segment, m_score in others] == [("potential_loyalist", 1)]
+
+
 def seed(name: str) -> list[dict[str, str]]:
     with (PROJECT / "seeds" / f"{name}.csv").open(encoding="utf-8", newline="") as text:
         return list(csv.DictReader(text))

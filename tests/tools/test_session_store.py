@@ -35,6 +35,7 @@ from features.session_store import (
     open_session_store,
 )
 from ingestion.event_stream import EventStream
+from marquee import contract
 from marquee.errors import NothingToDo, SettingsError
 from marquee.person import Person
 from marquee.process import free_port, running_service
@@ -436,6 +437,14 @@ def test_the_feed_applies_each_line_once_and_goes_on_where_it_was(
     stream.append([row(5)])
     assert SessionFeed(settings, store, stream.file).catch_up() == 1, "its successor knows where it was"
     assert current(store)["session_view_count"] == 4
+
+
+def test_notifications_are_no_part_of_a_session(store: SessionStore, settings: Settings, stream: EventStream) -> None:
+    feed = SessionFeed(settings, store, stream.file)
+    told = {"notification_id": "n1", "notification_type": "price_drop"}
+    stream.append([row(1), *(row(2 + i, kind=kind, **told) for i, kind in enumerate(contract.NOTIFICATION_KINDS))])
+    assert feed.catch_up() == 1
+    assert current(store)["feature_at"] == NOON + timedelta(seconds=1)
 
 
 def test_what_a_killed_worker_left_is_applied_by_the_next(

@@ -22,13 +22,15 @@ VERBS = {
     *("simulate", "ingest", "sources", "check", "admit", "quarantine", "transform", "materialize", "train"),
     *("evaluate", "promote", "rollback", "history", "serve", "recommend", "status", "demo", "airflow"),
     *("check-skew", "forget", "shadow", "canary", "experiment", "monitor", "keys", "explain", "catalogue"),
-    *("flag-sessions", "sample-sessions", "similar-items", "models", "bench-models", "tune-models"),
+    "notify",
+    *("segments", "flag-sessions", "sample-sessions", "similar-items", "models", "bench-models", "tune-models"),
 }
 WITH_HOME = {
     *("simulate", "ingest", "transform", "check", "admit", "quarantine", "materialize", "train", "evaluate"),
     *("promote", "rollback", "history", "shadow", "canary", "experiment", "monitor", "keys", "explain", "catalogue"),
+    "notify",
     *("serve", "recommend", "status", "check-skew", "forget"),
-    *("flag-sessions", "sample-sessions", "similar-items", "bench-models", "tune-models"),
+    *("segments", "flag-sessions", "sample-sessions", "similar-items", "bench-models", "tune-models"),
 }
 WITH_JSON = WITH_HOME - {"serve"}
 HEAVY = (
@@ -115,8 +117,10 @@ ON_AN_INSTALLATION: dict[str, list[str]] = {
     "canary": ["banner_bundle:0123"],
     "experiment": ["hero"],
     "monitor": [],
+    "segments": [],
     "keys": ["list"],
     "catalogue": ["export"],
+    "notify": ["list"],
     "serve": [],
     "recommend": ["v1", "--placement", "home_hero"],
     "check-skew": [],

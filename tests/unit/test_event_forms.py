@@ -30,7 +30,7 @@ MOMENTS = st.sampled_from(
     ]
 )
 GOOD: dict[str, Any] = {
-    **dict.fromkeys((name for name in contract.EVENTS.names if name.endswith("_id")), IDS),
+    **dict.fromkeys(contract.BOUNDED, IDS),
     "occurred_at": MOMENTS | st.just("2026-02-02T12:00:03Z"),
     "position": st.integers(0, 5) | st.just(2**63 - 1),
     "quantity": st.floats(0, 9) | st.integers(0, 9),
@@ -39,7 +39,10 @@ GOOD: dict[str, Any] = {
     "device": st.sampled_from(contract.DEVICES),
     "kind": st.sampled_from(contract.EVENT_KINDS),
 }
-ALWAYS = ("event_id", "kind", "occurred_at", "visitor_id", "product_id", "banner_id", "placement_id", "impression_id")
+ALWAYS = (
+    *("event_id", "kind", "occurred_at", "visitor_id", "product_id", "banner_id", "placement_id", "impression_id"),
+    *("notification_id", "notification_type"),
+)
 
 
 @st.composite

@@ -122,6 +122,7 @@ def test_rows_become_events_with_their_category() -> None:
             row,
             row | {"visitor_id": "w", "product_id": "", "session_id": ""},
             row | {"visitor_id": "x", "product_id": "unheard-of", "session_id": "s"},
+            *(row | {"kind": kind} for kind in contract.NOTIFICATION_KINDS),
         ],
         {"p": (CategoryPeriod(at, at + 1, "c"),), "": (CategoryPeriod(at, at + 1, "none"),)},
     )

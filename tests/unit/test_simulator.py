@@ -82,7 +82,8 @@ def test_events_keep_the_contract(log: Log) -> None:
     for field in ("event_id", "impression_id"):
         values = [row[field] for row in (log.rows if field == "event_id" else log.of("impression"))]
         assert len(set(values)) == len(values)
-    assert {row["kind"] for row in log.rows} == set(contract.EVENT_KINDS) - {"return", "seen", "other"}
+    not_made = {"return", "seen", "other", *contract.NOTIFICATION_KINDS}
+    assert {row["kind"] for row in log.rows} == set(contract.EVENT_KINDS) - not_made
     assert {row["device"] for row in log.rows} <= set(contract.DEVICES)
 
 

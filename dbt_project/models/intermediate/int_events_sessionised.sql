@@ -2,7 +2,8 @@
 
 with events as (
     select * from {{ ref('stg_events') }}
-    where {{ in_window('occurred_at') }}
+    -- What was sent to a visitor, and what became of it, is no part of a visit: see int_notifications_answered.
+    where {{ in_window('occurred_at') }} and kind not in ({{ notification_kinds() }})
 ),
 
 cut_here as (

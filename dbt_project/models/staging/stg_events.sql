@@ -26,5 +26,7 @@ select
     arm,
     policy,
     propensity,
-    features
+    features,
+    nullif(notification_id, '') as notification_id,
+    nullif(notification_type, '') as notification_type
 from admitted
