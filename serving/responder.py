@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from prometheus_client import Counter, Histogram
@@ -27,11 +27,14 @@ from serving.shadow import Seen, Shadow
 THREADS: Final = {"sqlite": 1, "valkey": 4}
 """That score, by online store. Beside files two take turns at the interpreter's lock and need a fifth more time for
 each answer than one alone; a server is waited for, and meanwhile others go on."""
+BATCH_SECONDS: Final = 0.008
+"""How long an answer waits for those that wait behind it, to be committed with them: one commit and one word to the
+event loop for all. Where nobody waits it does not wait either."""
 COMMIT_SECONDS: Final = 1.5
 """Until impressions that are not durable yet are given up; the answer would be of no use by then."""
 COMMIT: Final = Histogram(
     "marquee_commit_seconds",
-    "Time until an answer's impressions are durable.",
+    "Time until the impressions of answers are durable, once a commit.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.5),
 )
 SHED: Final = Counter("marquee_shed", "Requests that got the quick answer.", ["reason"])
@@ -68,16 +71,30 @@ class Turn:
 
     def settle(self, answers: list[Answer], error: BaseException | None = None) -> None:
         """Give the answers, or the error; from any thread."""
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            self.loop.call_soon_threadsafe(self._set, answers, error)
+        _settle([(self, answers)], error)
 
-    def _set(self, answers: list[Answer], error: BaseException | None) -> None:
+    def give(self, answers: list[Answer], error: BaseException | None) -> None:
+        """The same from the loop's own thread."""
         if self.answered.done():
             return
         if error is None:
             self.answered.set_result(answers)
         else:
             self.answered.set_exception(error)
+
+
+Made = tuple[Turn, list[Answer]]
+
+
+def _settle(made: list[Made], error: BaseException | None = None) -> None:
+    def give(loop: asyncio.AbstractEventLoop) -> None:
+        for turn, answers in made:
+            if turn.loop is loop:
+                turn.give(answers, error)
+
+    for loop in {turn.loop for turn, _ in made}:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(give, loop)
 
 
 class Responder:
@@ -117,7 +134,7 @@ class Responder:
         if self._queue.qsize() >= self._most:
             turn.take()
             self._watch(turn, COMMIT_SECONDS, self._stuck)
-            self._commit(turn, self._quick(request, "overloaded"))
+            self._commit([(turn, self._quick(request, "overloaded"))])
         else:
             self._watch(turn, self._deadline, self._late)
             self._queue.put(turn)
@@ -149,7 +166,7 @@ class Responder:
         if not turn.take():
             return
         try:
-            self._commit(turn, self._quick(turn.request, "too_late"))
+            self._commit([(turn, self._quick(turn.request, "too_late"))])
         except Exception as error:  # the caller hears of it
             turn.settle([], error)
 
@@ -157,40 +174,54 @@ class Responder:
     def _stuck(turn: Turn) -> None:
         if turn.committed:  # what is not being written yet is not to be: the answer is not given
             turn.committed.cancel()
-        turn.settle([], NotDurable(f"the event log took no impressions for {COMMIT_SECONDS} seconds; ask again"))
+        turn.settle([], _stuck())
 
     def _work(self) -> None:
-        while (turn := self._queue.get()) is not None:
-            if turn.is_taken:  # it waited too long here, and was answered quickly
-                continue
-            try:
-                answers = self._scored(turn.request)
-            except Exception as error:  # the caller hears of it, and the thread goes on
-                if turn.take():
-                    turn.settle([], error)
-            else:
-                if turn.take():
-                    self._commit(turn, answers)
+        is_open = True
+        while is_open:
+            made: list[Made] = []
+            turn, until = self._queue.get(), time.perf_counter() + BATCH_SECONDS
+            with suppress(Empty):
+                while turn is not None:
+                    made += self._made(turn)
+                    if time.perf_counter() >= until:
+                        break
+                    turn = self._queue.get_nowait()
+            is_open = turn is not None
+            self._commit([one for one in made if one[0].take()])
 
-    def _commit(self, turn: Turn, answers: list[Answer]) -> None:
-        """Make the impressions durable, then give the answer."""
-        lines = [line for one in answers for line in one.lines]
+    def _made(self, turn: Turn) -> list[Made]:
+        """The turn with its answers; nothing when it is answered already, or now by an error."""
+        if turn.is_taken:  # it waited too long here, and was answered quickly
+            return []
+        try:
+            return [(turn, self._scored(turn.request))]
+        except Exception as error:  # the caller hears of it, and the thread goes on
+            if turn.take():
+                turn.settle([], error)
+            return []
+
+    def _commit(self, made: list[Made]) -> None:
+        """Make the impressions durable, then give the answers."""
+        lines = [line for _, answers in made for one in answers for line in one.lines]
         if not lines:
-            return turn.settle(answers)
+            return _settle(made)
         since = time.perf_counter()
 
         def settle(done: Future[None]) -> None:
-            if done.cancelled():
-                return
+            if done.cancelled():  # one of them was given up, and none of them was written
+                return _settle(made, _stuck())
             COMMIT.observe(time.perf_counter() - since)
             error = done.exception()
-            turn.settle(answers, _not_durable(error) if error else None)
+            return _settle(made, _not_durable(error) if error else None)
 
         try:
-            turn.committed = self._lines.append_soon(lines)
-            turn.committed.add_done_callback(settle)
+            committed = self._lines.append_soon(lines)
         except MarqueeError as error:
-            turn.settle([], _not_durable(error))
+            return _settle(made, _not_durable(error))
+        for turn, _ in made:
+            turn.committed = committed
+        committed.add_done_callback(settle)
         return None
 
     def _scored(self, request: RecommendRequest) -> list[Answer]:
@@ -226,6 +257,10 @@ class Responder:
         standing = self._scorer.lineup.shadow
         if self._shadow and standing and standing.tag != answer.board.tag:
             self._shadow.ask(standing, Seen(answer.inputs, [banner.banner_id for banner in answer.response.slate]))
+
+
+def _stuck() -> NotDurable:
+    return NotDurable(f"the event log took no impressions for {COMMIT_SECONDS} seconds; ask again")
 
 
 def _not_durable(error: BaseException) -> NotDurable:
