@@ -56,7 +56,7 @@ smoke: setup
 	@"$(BIN)/marquee" demo --events 60000 --home "$(VENV)-demo"
 
 test: setup-dev lint types
-	@"$(BIN)/python" -m pytest -n 2 --dist loadfile -m "not slow" --durations=40 --durations-min=5
+	@"$(BIN)/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=40 --durations-min=5
 
 test-unit: setup-dev
 	@"$(BIN)/python" -m pytest tests/unit

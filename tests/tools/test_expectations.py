@@ -335,7 +335,7 @@ def test_first_expectation_is_a_row_count_and_warnings_are_counted() -> None:
         assert expectations[0].configuration.type == "expect_table_row_count_to_be_between"
         warnings[name] = sum(str(e.configuration.severity.value) == "warning" for e in expectations)
     ceilings = {"events": 0, "batch_profile": 5, "catalogue_profile": 2, "training_rows": 0, "training_profile": 1}
-    assert warnings == ceilings | {"batch_drift": 5 + 10 + 19 + 1, "training_drift": 4}
+    assert warnings == ceilings | {"batch_drift": 5 + 10 + 21 + 1, "training_drift": 4}
 
 
 def test_every_measure_is_asked_about() -> None:

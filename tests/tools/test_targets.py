@@ -53,6 +53,8 @@ def hard_events(banner: str) -> list[dict[str, Any]]:
     evening, instant = MIDNIGHT - timedelta(minutes=10), timedelta(microseconds=1)
     shown = {"banner_id": banner, "placement_id": 'p"1', "propensity": 1 / 3, "impression_id": f"{ODD}i1"}
     bought = {"order_id": "n'1", "product_id": "odd 😀"}
+    planned = '{"segment": "at_risk", "channel": "e\\"mail", "hour_bucket": 7, "planned_at": 1767900000}'
+    sent = {"notification_type": "win_back", "policy": "softmax@1", "propensity": 1 / 7, "features": planned}
     return [
         event(1, "impression", evening, **shown, features='{"a": "\\u00fc", "b": 0.1}', position=0),
         event(2, "impression", evening + instant, **shown),
@@ -73,6 +75,11 @@ def hard_events(banner: str) -> list[dict[str, Any]]:
         event(17, "product_view", MIDNIGHT - timedelta(days=30), "c", session_id="long", product_id="odd 😀"),
         event(18, "cart", MIDNIGHT + timedelta(hours=1), "c", session_id="long", product_id='q"'),
         event(16, "impression", MIDNIGHT + timedelta(hours=2), "B", **(shown | {"impression_id": "i2"}), arm="x"),
+        event(19, "notification_sent", evening, notification_id="m1", **sent, banner_id=banner),
+        event(20, "notification_opened", MIDNIGHT + timedelta(minutes=1), notification_id="m1", device="mobile"),
+        event(21, "notification_clicked", MIDNIGHT + timedelta(minutes=2), notification_id="m1", device="tablet"),
+        event(22, "notification_sent", evening + instant, "b", notification_id="m2", **(sent | {"features": None})),
+        event(23, "notification_sent", MIDNIGHT - timedelta(days=4), "c", notification_id="m3", **sent),
     ]
 
 
@@ -376,8 +383,8 @@ def test_push_follows_admission_quarantine_and_erasure(empty: Settings) -> None:
     assert_pushed(empty, pushed)
     with duckdb.connect(str(empty.warehouse)) as dock:
         dock.execute("delete from raw.events where visitor_id = ? and batch_id = ?", [ODD, batch_id])
-    assert targets.push(empty) == pushed - 7
-    assert_pushed(empty, pushed - 7)
+    assert targets.push(empty) == pushed - 8
+    assert_pushed(empty, pushed - 8)
 
 
 PUSHER = """

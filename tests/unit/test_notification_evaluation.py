@@ -60,7 +60,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 
 
 def test_a_model_finds_whom_to_send_to_and_chance_does_not() -> None:
-    figures, page = uplift_figures(seed=3, size=12_000)
+    figures, page = uplift_figures(seed=3, size=40_000)
     assert figures["qini"]["low"] > 0
     assert figures["qini_at_random"]["low"] < 0 < figures["qini_at_random"]["high"]
     assert figures["qini"]["value"] < 1.3 * figures["qini_of_truth"]
