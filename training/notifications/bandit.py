@@ -51,8 +51,8 @@ class BanditSettings:
 
     penalty: float = 0.3
     half_life_days: float = 7.0
-    temperature: float = 0.1
-    exploration: float = 0.1
+    temperature: float = 0.07
+    exploration: float = 0.05
     prior_deviation: float = PRIOR_DEVIATION
 
 
