@@ -23,7 +23,7 @@ Fallback = Annotated[PageFallback | None, Field(description="Why it is not what 
 class NextRequest(BaseModel):
     """Ask which page comes next after a path, and which one to recommend."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"path": ["/", "/category/c03"], "n": 2}})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"path": ["/", "/category/cat03"], "n": 2}})
 
     path: tuple[Page, ...] = Field(
         min_length=1, max_length=LONGEST_PATH, description="Pages of the session as events name them, newest last."

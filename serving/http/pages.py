@@ -41,17 +41,17 @@ def _answers(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 _NEXT: Final = {
-    "next": [{"page": "/category/c03", "probability": 0.41}, {"page": "/advice", "probability": 0.08}],
+    "next": [{"page": "/category/cat03", "probability": 0.41}, {"page": "/advice", "probability": 0.08}],
     "recommended": _ADVICE | {"reasons": _REASONS},
     "current": "/",
 }
 _GRAPH: Final = {
     "nodes": [_NODE],
-    "edges": [{"from_page": "/", "to_page": "/category/c03", "count": 2310, "probability": 0.28}],
+    "edges": [{"from_page": "/", "to_page": "/category/cat03", "count": 2310, "probability": 0.28}],
     "next_cursor": 100,
 }
 _CLUSTERS: Final = {
-    "items": [_NODE | {"page_count": 14, "pages": ["/", "/category/c03", "/advice"]}],
+    "items": [_NODE | {"page_count": 14, "pages": ["/", "/category/cat03", "/advice"]}],
     "next_cursor": None,
 }
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {404: {"description": "There is no such page or cluster."}}
@@ -63,7 +63,7 @@ _POLICY: Final = {"items": [{"page": "/", "value": 12.4, "recommended": _ADVICE}
 def next_page(
     request: Request,
     body: Annotated[
-        NextRequest, Body(openapi_examples={"session": {"value": {"path": ["/", "/category/c03"], "n": 2}}})
+        NextRequest, Body(openapi_examples={"session": {"value": {"path": ["/", "/category/cat03"], "n": 2}}})
     ],
 ) -> NextPages:
     """Which pages probably come next after a session's path, and which one is worth recommending.
