@@ -18,7 +18,8 @@ BUSY_SECONDS: Final = 5.0
 PRUNE_SECONDS: Final = 600.0
 PRUNED_AT_ONCE: Final = 10_000
 """Parts; others may write in between."""
-CACHE_KB: Final = 16 << 10
+CACHE_KB: Final = 4 << 10
+"""Of each connection's pages: little enough to be full within a minute, as the file itself is in the system's cache."""
 LOG_PAGES: Final = 8_000
 """Of 4 KB, after which the write-ahead log is copied into the file."""
 SCHEMA: Final = """

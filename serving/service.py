@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
+from collections.abc import Awaitable
 from typing import Final
 
 import bentoml
@@ -13,7 +14,7 @@ from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 from marquee.errors import MarqueeError
 from marquee.settings import load_settings
 from serving.http.app import application
-from serving.http.middleware import SLOW_SECONDS
+from serving.http.middleware import ASGI, SLOW_SECONDS, Receive, Scope, Send
 
 API: Final = application()
 SETTINGS: Final = load_settings()
@@ -81,3 +82,17 @@ class BannerService:
         """Requests are answered; leave nothing in memory only."""
         self._worker.stop()
         API.close()
+
+
+class WholePaths:
+    """Has the API answer paths with a line break: BentoML's routes end at one, and its 404 is no problem document."""
+
+    def __init__(self, app: ASGI) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass one request on."""
+        return (API if "\n" in scope.get("path", "") else self._app)(scope, receive, send)
+
+
+BannerService.add_asgi_middleware(WholePaths)  # type: ignore[attr-defined]  # the decorator made it a service

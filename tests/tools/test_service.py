@@ -188,6 +188,14 @@ def test_health_metrics_and_schema_are_there(served: Any) -> None:
     assert served.client.post(MODEL).json() == running
 
 
+def test_a_path_with_a_line_break_is_answered_as_any_other(served: Any) -> None:
+    for path in ("/v1/nowhere%0A", "/%0A/v1/visitors", "/v1/campaigns/%0Ac"):
+        answer = served.client.get(path)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["request_id"]
+
+
 def test_a_port_that_is_taken_is_named(served: Any, tmp_path: Path) -> None:
     """Also by a healthy service, whose answers must not be taken for the new one's."""
     with socket.socket() as other:
