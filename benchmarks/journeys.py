@@ -9,18 +9,14 @@ and says so, where its data are missing. Progress on stderr. A part that fails e
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.measure import say
+from benchmarks.parts import Part, require_parts, run_parts
 
 PARTS: Final = ("mdp", "value", "globo", "notifications", "dispatcher", "segments")
 LEAST: Final = {"processes": 1, "pages": 100, "worlds": 1, "sessions": 1_000, "questions": 0, "kills": 1}
@@ -29,28 +25,10 @@ LEAST: Final = {"processes": 1, "pages": 100, "worlds": 1, "sessions": 1_000, "q
 def main() -> int:
     """Run the parts asked for and print what they found; 1 when one failed."""
     asked = _arguments()
-    result: dict[str, Any] = {"cpus": os.cpu_count(), "seed": asked.seed}
-    failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="marquee-journeys-") as folder:
-        parts = _parts(asked)
-        for name in asked.only.split(","):
-            work = Path(folder) / name
-            work.mkdir()
-            since = time.perf_counter()
-            say(f"{name} …")
-            try:
-                found = parts[name](work)
-            except Exception as error:  # the other parts' figures are worth having all the same
-                failures[name] = f"{type(error).__name__}: {error}"
-                say(f"{name} failed: {failures[name]}")
-                continue
-            say(f"{name}, {time.perf_counter() - since:.0f} s: {json.dumps(found)}")
-            result |= found
-    sys.stdout.write(json.dumps(result | {"failures": failures}) + "\n")
-    return 1 if failures else 0
+    return run_parts(_parts(asked), asked.only, {"cpus": os.cpu_count(), "seed": asked.seed})
 
 
-def _parts(asked: argparse.Namespace) -> dict[str, Callable[[Path], dict[str, Any]]]:
+def _parts(asked: argparse.Namespace) -> dict[str, Part]:
     # Here and not above: --help should not load SciPy and MLflow.
     from benchmarks import (
         journeys_delivery,
@@ -84,8 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=0, help="asked of Globo at most; 0 asks all")
     parser.add_argument("--kills", type=int, default=50, help="of dispatchers")
     asked = parser.parse_args()
-    if unknown := [name for name in asked.only.split(",") if name not in PARTS]:
-        parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    require_parts(parser, asked.only, PARTS)
     for name, least in LEAST.items():
         if getattr(asked, name) < least:
             parser.error(f"--{name} must be at least {least:,}")

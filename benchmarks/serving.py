@@ -9,18 +9,13 @@ Progress on stderr. A part that fails ends in ``failures``, and the run in 1.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.measure import say
+from benchmarks.parts import Part, require_parts, run_parts
 
 PARTS: Final = ("speed", "growth", "events", "kills", "store", "disk", "clock", "soak", "fuzz")
 SECONDS, SOAK_SECONDS, ROUNDS = 5.0, 600.0, 5
@@ -29,28 +24,10 @@ SECONDS, SOAK_SECONDS, ROUNDS = 5.0, 600.0, 5
 def main() -> int:
     """Run the parts asked for and print what they found; 1 when one failed."""
     asked = _arguments()
-    result: dict[str, Any] = {"cpus": os.cpu_count(), "workers": asked.workers}
-    failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="marquee-serving-") as folder:
-        parts = _parts(asked)
-        for name in asked.only.split(","):
-            work = Path(folder) / name
-            work.mkdir()
-            since = time.perf_counter()
-            say(f"{name} …")
-            try:
-                found = parts[name](work)
-            except Exception as error:  # the other parts' figures are worth having all the same
-                failures[name] = f"{type(error).__name__}: {error}"
-                say(f"{name} failed: {failures[name]}")
-                continue
-            say(f"{name}, {time.perf_counter() - since:.0f} s: {json.dumps(found)}")
-            result |= found
-    sys.stdout.write(json.dumps(result | {"failures": failures}) + "\n")
-    return 1 if failures else 0
+    return run_parts(_parts(asked), asked.only, {"cpus": os.cpu_count(), "workers": asked.workers})
 
 
-def _parts(asked: argparse.Namespace) -> dict[str, Callable[[Path], dict[str, Any]]]:
+def _parts(asked: argparse.Namespace) -> dict[str, Part]:
     # Here and not above: --help should not load Feast and Schemathesis.
     from benchmarks import serving_faults, serving_fuzz, serving_kills, serving_soak, serving_speed, serving_store
 
@@ -77,8 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of alternating loads; figures are their medians")
     parser.add_argument("--workers", type=int, default=2, help="processes of each service")
     asked = parser.parse_args()
-    if unknown := [name for name in asked.only.split(",") if name not in PARTS]:
-        parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    require_parts(parser, asked.only, PARTS)
     if asked.seconds is not None and not 1 <= asked.seconds <= 3_600:
         parser.error("--seconds must lie between 1 and 3600")
     if not 1 <= asked.rounds <= 100 or not 1 <= asked.workers <= 64:
