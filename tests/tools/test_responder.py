@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -54,6 +55,15 @@ class Process:
 
         async def together() -> list[Any]:
             return await asyncio.gather(*(self.responder.answer(one) for one in requests))
+
+        return asyncio.run(together())
+
+    def ask_for_errors(self, *requests: RecommendRequest) -> list[Any]:
+        """All at once, and what each ended with."""
+
+        async def together() -> list[Any]:
+            asked = (self.responder.answer(one) for one in requests)
+            return await asyncio.gather(*asked, return_exceptions=True)
 
         return asyncio.run(together())
 
@@ -114,6 +124,46 @@ def test_every_answer_is_in_the_log_before_it_is_given(open_process: Callable[..
             banner.banner_id,
             banner.position,
         )
+
+
+class WatchedStream(EventStream):
+    """Counts what is appended, and writes nothing while it is held."""
+
+    def __init__(self, *where: Any) -> None:
+        self.appended, self.free = 0, threading.Event()
+        self.free.set()
+        super().__init__(*where)
+
+    def append_soon(self, lines: list[bytes]) -> Future[None]:
+        self.appended += 1
+        return super().append_soon(lines)
+
+    def _store(self, appends: Sequence[bytes]) -> None:
+        assert self.free.wait(30)
+        super()._store(appends)
+
+
+def test_slates_that_wait_together_share_a_commit_and_its_fate(
+    open_process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(responder, "BATCH_SECONDS", 10.0)
+    process = open_process()
+    stream = WatchedStream(tmp_path / "watched", "test")
+    process.responder._lines = stream
+    asked = [request(f"v{number:06}") for number in range(20)]
+    assert len(process.ask(*asked)) == 20
+    assert stream.appended <= 3, "the first came alone, and the rest while it was scored"
+    before = stream.file.read_bytes()
+    monkeypatch.setattr(responder, "COMMIT_SECONDS", 0.5)
+    stream.free.clear()
+    writing = stream.append_soon([b'{"event_id": "in hand"}\n'])
+    while not writing.running():
+        time.sleep(0.01)
+    told = process.ask_for_errors(*asked)
+    stream.free.set()
+    stream.close()
+    assert all(isinstance(one, NotDurable) for one in told)
+    assert stream.file.read_bytes() == before + b'{"event_id": "in hand"}\n', "what was given up is not written later"
 
 
 def test_several_placements_of_a_page_share_no_banner(open_process: Callable[..., Process]) -> None:
